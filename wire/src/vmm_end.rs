@@ -1,0 +1,277 @@
+//! The VMM's end of a vCPU's exchange.
+//!
+//! Everything the plugin writes is an allegation here: sequence numbers and ring positions are compared with private
+//! copies, and what does not fit is a [`Violation`]. Nothing the plugin does can make this code loop, panic or read out of
+//! bounds; it can only stay silent, and then the caller's stop word ends the wait.
+
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+use crate::block::{ToPlugin, ToVmm};
+use crate::clock::{self, CPU_UNKNOWN};
+use crate::error::Violation;
+use crate::futex;
+use crate::limits::POSTED_SLOTS;
+use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
+use crate::page::BlockRef;
+use crate::posted::PostedWrite;
+use crate::spin::{SpinLimit, Spinner, Waited};
+
+/// Why a wait for the plugin ended without its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The stop word was set.
+    Stopped,
+    /// The plugin broke the protocol.
+    Violation(Violation),
+}
+
+/// How often the slow paths were taken, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitCounts {
+    /// Waits that ended while spinning, or at once.
+    pub spun: u64,
+    /// Waits that slept.
+    pub slept: u64,
+    /// Times the plugin was woken.
+    pub wakes: u64,
+    /// Posted writes that found the ring full.
+    pub ring_full: u64,
+}
+
+/// Looks at what the plugin wrote: `None` to go on waiting.
+trait Ready<T>: Fn(&ToVmm) -> Option<Result<T, Violation>> {}
+impl<T, F: Fn(&ToVmm) -> Option<Result<T, Violation>>> Ready<T> for F {}
+
+/// The end that publishes events and waits for answers. It belongs to the vCPU's thread.
+#[derive(Debug)]
+pub struct VmmEnd {
+    to_plugin: BlockRef<ToPlugin>,
+    to_vmm: BlockRef<ToVmm>,
+    /// Number of the event published last.
+    seq: u32,
+    /// Posted writes published.
+    posted: u32,
+    /// Posted writes that the plugin had taken when it was last asked.
+    taken: u32,
+    /// The plugin's `waiting` word that was answered with a wake last.
+    woken: u32,
+    ticket: u32,
+    peer_cpu: u32,
+    spinner: Spinner,
+    limit: Arc<SpinLimit>,
+    eventfd: Arc<OnceLock<OwnedFd>>,
+    counts: WaitCounts,
+}
+
+impl VmmEnd {
+    /// An end over fresh blocks, whose bytes are all zero.
+    ///
+    /// `eventfd` is filled when the plugin asks for one; it is signalled when the plugin waits in that way.
+    pub fn new(
+        to_plugin: BlockRef<ToPlugin>,
+        to_vmm: BlockRef<ToVmm>,
+        spinner: Spinner,
+        limit: Arc<SpinLimit>,
+        eventfd: Arc<OnceLock<OwnedFd>>,
+    ) -> VmmEnd {
+        VmmEnd {
+            to_plugin,
+            to_vmm,
+            seq: 0,
+            posted: 0,
+            taken: 0,
+            woken: 0,
+            ticket: 0,
+            peer_cpu: CPU_UNKNOWN,
+            spinner,
+            limit,
+            eventfd,
+            counts: WaitCounts::default(),
+        }
+    }
+
+    /// The block that this end writes: string data, register files and bulk data go there before [`VmmEnd::publish`].
+    #[inline]
+    pub fn to_plugin(&self) -> &ToPlugin {
+        &self.to_plugin
+    }
+
+    /// The block that the plugin writes: data of an answer lies there after [`VmmEnd::wait_answer`].
+    #[inline]
+    pub fn to_vmm(&self) -> &ToVmm {
+        &self.to_vmm
+    }
+
+    /// How often the slow paths were taken so far.
+    pub fn counts(&self) -> WaitCounts {
+        self.counts
+    }
+
+    /// Publishes the next event; its `posted` field is filled in here. Does not wait.
+    #[inline]
+    pub fn publish(&mut self, event: &Event) {
+        self.seq = self.seq.wrapping_add(1);
+        self.to_plugin.event.publish(self.seq, &Event { posted: self.posted, ..*event });
+    }
+
+    /// Waits for the answer to the event published last. `cpu` is the CPU that this thread is on, as far as known.
+    ///
+    /// # Errors
+    /// [`Ended::Stopped`] once `stop` is not zero (the one who sets it also signals this thread, until it sees the effect),
+    /// [`Ended::Violation`] if the plugin answers another event.
+    #[inline]
+    pub fn wait_answer(&mut self, cpu: u32, stop: &AtomicU32) -> Result<Answer, Ended> {
+        let expected = self.seq;
+        let ready = move |block: &ToVmm| match block.answer.seq.load(Ordering::Acquire) {
+            got if got == expected => Some(Ok(block.answer.read())),
+            got if got == expected.wrapping_sub(1) => None,
+            got => Some(Err(Violation::Sequence { expected, got })),
+        };
+        let answer = self.wait_until(cpu, stop, ready)?;
+        self.peer_cpu = answer.cpu;
+        Ok(answer)
+    }
+
+    /// Publishes a posted write. Waits only while the ring is full.
+    ///
+    /// # Errors
+    /// As [`VmmEnd::wait_answer`], while the ring is full.
+    #[inline]
+    pub fn post(&mut self, write: &PostedWrite, cpu: u32, stop: &AtomicU32) -> Result<(), Ended> {
+        if self.posted.wrapping_sub(self.taken) as usize >= POSTED_SLOTS {
+            self.wait_space(cpu, stop)?;
+        }
+        self.posted = self.posted.wrapping_add(1);
+        self.to_plugin.posted[self.posted as usize % POSTED_SLOTS].publish(self.posted, write);
+        // The slot's sequence word was swapped in with sequential consistency, so this look at the plugin's waiting word
+        // cannot miss a plugin that looked at the slot before it.
+        self.wake_peer();
+        Ok(())
+    }
+
+    /// Tells the plugin that the VM ended: the last event, without answer.
+    pub fn close(&mut self) {
+        self.publish(&Event { kind: event_kind::SHUTDOWN, ..Event::default() });
+        fence(Ordering::SeqCst);
+        self.wake_peer();
+    }
+
+    #[cold]
+    fn wait_space(&mut self, cpu: u32, stop: &AtomicU32) -> Result<(), Ended> {
+        let (taken, published) = (self.taken, self.posted);
+        let ready = move |block: &ToVmm| {
+            let got = block.progress.taken.load(Ordering::Acquire);
+            if got.wrapping_sub(taken) > published.wrapping_sub(taken) {
+                return Some(Err(Violation::PostedPosition { got, taken, published }));
+            }
+            ((published.wrapping_sub(got) as usize) < POSTED_SLOTS).then_some(Ok(got))
+        };
+        if ready(&self.to_vmm).is_none() {
+            self.counts.ring_full += 1;
+        }
+        self.taken = self.wait_until(cpu, stop, ready)?;
+        Ok(())
+    }
+
+    #[inline]
+    fn wait_until<T>(&mut self, cpu: u32, stop: &AtomicU32, ready: impl Ready<T>) -> Result<T, Ended> {
+        let start = clock::now();
+        let budget = self.spinner.budget(cpu, self.peer_cpu);
+        let spin = budget > 0 && self.limit.enter();
+        if spin {
+            let result = self.spin(start, budget, stop, &ready);
+            self.limit.leave();
+            if let Some(result) = result {
+                self.counts.spun += 1;
+                self.spinner.record(Waited::Spinning, clock::now() - start);
+                return result;
+            }
+        }
+        let result = self.sleep(stop, &ready);
+        self.counts.slept += 1;
+        if spin {
+            self.spinner.record(Waited::Sleeping, clock::now() - start);
+        }
+        result
+    }
+
+    #[inline]
+    fn spin<T>(
+        &mut self,
+        start: u64,
+        budget: u64,
+        stop: &AtomicU32,
+        ready: &impl Ready<T>,
+    ) -> Option<Result<T, Ended>> {
+        loop {
+            if let Some(result) = ready(&self.to_vmm) {
+                return Some(result.map_err(Ended::Violation));
+            }
+            // A sleeping plugin shows itself in the line that is polled anyway. This look may come too early, but the
+            // next turn's does not, and before this thread sleeps there is a fence.
+            if self.to_vmm.answer.waiting.load(Ordering::Relaxed) != self.woken {
+                self.wake_peer();
+            }
+            if stop.load(Ordering::Relaxed) != 0 {
+                return Some(Err(Ended::Stopped));
+            }
+            if clock::now().wrapping_sub(start) > budget {
+                return None;
+            }
+        }
+    }
+
+    #[cold]
+    fn sleep<T>(&mut self, stop: &AtomicU32, ready: &impl Ready<T>) -> Result<T, Ended> {
+        loop {
+            let bell = self.to_vmm.answer.doorbell.load(Ordering::Acquire);
+            self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
+            self.to_plugin.event.waiting.store(self.ticket | WAIT_FUTEX, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            let mut result = ready(&self.to_vmm);
+            if result.is_none() {
+                self.wake_peer();
+                if stop.load(Ordering::Acquire) == 0 {
+                    futex::wait(&self.to_vmm.answer.doorbell, bell);
+                    result = ready(&self.to_vmm);
+                }
+            }
+            self.to_plugin.event.waiting.store(0, Ordering::Relaxed);
+            if let Some(result) = result {
+                return result.map_err(Ended::Violation);
+            }
+            if stop.load(Ordering::Acquire) != 0 {
+                return Err(Ended::Stopped);
+            }
+        }
+    }
+
+    /// Wakes the plugin if it sleeps and was not woken from this sleep yet.
+    #[inline]
+    fn wake_peer(&mut self) {
+        let waiting = self.to_vmm.answer.waiting.load(Ordering::SeqCst);
+        if waiting != 0 && waiting != self.woken {
+            self.ring_doorbell(waiting);
+        }
+    }
+
+    #[cold]
+    fn ring_doorbell(&mut self, waiting: u32) {
+        self.woken = waiting;
+        self.counts.wakes += 1;
+        match waiting & WAIT_MODE {
+            WAIT_EVENTFD => {
+                if let Some(fd) = self.eventfd.get() {
+                    futex::signal_eventfd(fd.as_fd());
+                }
+            }
+            _ => {
+                let bell = &self.to_plugin.event.doorbell;
+                bell.store(bell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+                futex::wake(bell);
+            }
+        }
+    }
+}
