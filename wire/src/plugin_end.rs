@@ -129,7 +129,7 @@ impl PluginEnd {
         let write = self.to_plugin.posted[next as usize % POSTED_SLOTS].take(next)?;
         self.taken = next;
         self.to_vmm.progress.taken.store(next, Ordering::Release);
-        if next as usize % (POSTED_SLOTS / 4) == 0 {
+        if (next as usize).is_multiple_of(POSTED_SLOTS / 4) {
             // A vCPU that waits for space passes here at least once before the ring is empty.
             fence(Ordering::SeqCst);
             self.wake_peer();
