@@ -1,0 +1,13 @@
+//! What the VM consists of: memory slots, reserved ranges, interrupts, doorbells.
+//!
+//! [`Machine`] belongs to the control thread; what the vCPU threads need of it they see through [`rules`].
+
+pub mod memory;
+pub mod ranges;
+pub mod rules;
+pub mod wiring;
+
+mod ids;
+mod vm;
+
+pub use vm::Machine;

@@ -1,0 +1,3 @@
+//! Counters and histograms of the exit path.
+
+pub mod histogram;

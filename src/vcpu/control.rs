@@ -1,0 +1,86 @@
+//! How other threads tell a vCPU thread to pause or to stop.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::sys::signal::{self, Tid};
+
+/// The words that the control thread writes and a vCPU thread reads.
+#[derive(Debug, Default)]
+pub struct Control {
+    stop: AtomicU32,
+    pause: AtomicBool,
+    cookie: Mutex<Option<u64>>,
+    /// Linux thread id of the vCPU thread, 0 while it does not run.
+    thread: AtomicI32,
+}
+
+impl Control {
+    /// Asks for a PAUSED event with this cookie; it replaces the cookie of a pause that did not happen yet.
+    pub fn pause(&self, cookie: u64) {
+        *self.cookie.lock().unwrap_or_else(PoisonError::into_inner) = Some(cookie);
+        self.pause.store(true, Ordering::Release);
+        self.kick();
+    }
+
+    /// Asks the thread to end. Repeat it until the thread has ended (timing point 5).
+    pub fn stop(&self) {
+        self.stop.store(1, Ordering::Release);
+        self.kick();
+    }
+
+    /// Not zero once a stop was asked for.
+    #[inline]
+    pub fn stop_word(&self) -> &AtomicU32 {
+        &self.stop
+    }
+
+    /// True once a stop was asked for.
+    #[inline]
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire) != 0
+    }
+
+    /// True if a pause was asked for and not taken.
+    #[inline]
+    pub fn pausing(&self) -> bool {
+        self.pause.load(Ordering::Acquire)
+    }
+
+    /// Takes the cookie of a pause that was asked for.
+    pub fn take_pause(&self) -> Option<u64> {
+        // The flag goes first: a request that comes in between sets it again, so it is seen later at worst twice, and then
+        // the second look finds no cookie.
+        self.pause.store(false, Ordering::Release);
+        self.cookie.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Called by the vCPU thread when it begins and before it ends.
+    pub fn set_thread(&self, thread: Option<Tid>) {
+        self.thread.store(thread.map_or(0, |thread| thread.0), Ordering::Release);
+    }
+
+    fn kick(&self) {
+        let thread = self.thread.load(Ordering::Acquire);
+        if thread != 0 {
+            // ESRCH means that the thread is just ending, which is as good.
+            let _ = signal::tgkill(Tid(thread), signal::kick_signal());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_cookie_replaces_an_earlier_one_and_is_taken_once() {
+        let control = Control::default();
+        control.pause(1);
+        control.pause(2);
+        assert!(control.pausing());
+        assert_eq!(control.take_pause(), Some(2));
+        assert!(!control.pausing());
+        assert_eq!(control.take_pause(), None);
+    }
+}
