@@ -1,0 +1,18 @@
+//! Thin system calls: one small function each, borrowed and owned descriptors in the signatures, and
+//! nothing decided here. The only place of this crate that calls libc.
+//!
+//! `unsafe` is allowed in these files and denied above them; what they offer is safe to call unless it is
+//! marked otherwise.
+
+pub mod affinity;
+pub mod errno;
+pub mod eventfd;
+pub mod file;
+pub mod ioctl;
+pub mod kvm_data;
+pub mod kvm_requests;
+pub mod kvm_vm_fd;
+pub mod memfd;
+pub mod signal;
+
+pub use errno::Errno;
