@@ -1,0 +1,5 @@
+//! Thin system calls: one small function each, borrowed and owned descriptors in the signatures, no policy.
+
+pub mod errno;
+pub mod message;
+pub mod uring;
