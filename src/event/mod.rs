@@ -53,7 +53,7 @@ pub struct Completion {
 #[derive(Debug)]
 pub enum Event {
     /// A message has arrived. [`EventLoop::recycle`] takes it back for the next one.
-    Received(Box<Message>),
+    Received(Message),
     /// The peer has closed its end. (An empty message looks the same, and is none of ours; its descriptors are closed.)
     Closed,
     /// The message of [`EventLoop::send`] has been sent. A [`send_then_recv`](EventLoop::send_then_recv) does not say so.
@@ -90,9 +90,13 @@ pub enum Operation {
 /// The loop. Dropping it cancels what is in flight and waits for that to end.
 pub struct EventLoop {
     ring: Ring<Token>,
+    pool: Pool,
+}
+
+/// Messages for reuse.
+struct Pool {
     limits: Limits,
-    /// Messages for reuse.
-    spare: Vec<Box<Message>>,
+    spare: Vec<Message>,
 }
 
 impl EventLoop {
@@ -103,7 +107,7 @@ impl EventLoop {
     /// what to do about it.
     pub fn new(limits: Limits) -> Result<EventLoop, EventError> {
         let ring = Ring::new(limits.in_flight).map_err(EventError::from_setup)?;
-        Ok(EventLoop { ring, limits, spare: Vec::new() })
+        Ok(EventLoop { ring, pool: Pool { limits, spare: Vec::new() } })
     }
 
     /// Receives one message from a `SOCK_SEQPACKET` socket. Ends in [`Event::Received`] or [`Event::Closed`].
@@ -111,7 +115,7 @@ impl EventLoop {
     /// # Errors
     /// [`EventError::Full`], [`EventError::Enter`].
     pub fn recv(&mut self, fd: &Arc<OwnedFd>, token: Token) -> Result<(), EventError> {
-        let into = self.message();
+        let into = self.pool.take();
         self.start(Op::Recv { fd: Arc::clone(fd), into }, token)
     }
 
@@ -120,7 +124,7 @@ impl EventLoop {
     /// # Errors
     /// [`EventError::Message`] if it exceeds the limits, [`EventError::Full`], [`EventError::Enter`].
     pub fn send(&mut self, fd: &Arc<OwnedFd>, bytes: &[u8], fds: Vec<OwnedFd>, token: Token) -> Result<(), EventError> {
-        let message = self.filled(bytes, fds)?;
+        let message = self.pool.filled(bytes, fds)?;
         self.start(Op::Send { fd: Arc::clone(fd), message }, token)
     }
 
@@ -136,8 +140,8 @@ impl EventLoop {
         fds: Vec<OwnedFd>,
         token: Token,
     ) -> Result<(), EventError> {
-        let message = self.filled(bytes, fds)?;
-        let into = self.message();
+        let message = self.pool.filled(bytes, fds)?;
+        let into = self.pool.take();
         self.start(Op::SendThenRecv { fd: Arc::clone(fd), message, into }, token)
     }
 
@@ -173,8 +177,7 @@ impl EventLoop {
     /// # Errors
     /// [`EventError::Idle`] if nothing is in flight, [`EventError::Enter`].
     pub fn wait(&mut self, out: &mut Vec<Completion>) -> Result<(), EventError> {
-        let (spare, keep) = (&mut self.spare, self.limits.in_flight as usize);
-        let ended = self.ring.wait(|finished| out.push(completion(finished, spare, keep)));
+        let ended = self.ring.wait(|finished| out.push(completion(finished, &mut self.pool)));
         match ended.map_err(EventError::Enter)? {
             0 => Err(EventError::Idle),
             _ => Ok(()),
@@ -182,8 +185,8 @@ impl EventLoop {
     }
 
     /// Gives a received message back for reuse; descriptors still in it are closed.
-    pub fn recycle(&mut self, message: Box<Message>) {
-        keep_spare(&mut self.spare, self.limits.in_flight as usize, message);
+    pub fn recycle(&mut self, message: Message) {
+        self.pool.give(message);
     }
 
     /// Operations in flight.
@@ -192,43 +195,53 @@ impl EventLoop {
     }
 
     fn start(&mut self, op: Op, token: Token) -> Result<(), EventError> {
-        self.ring.start(op, token).map_err(|error| EventError::from_start(error, self.limits.in_flight))
+        self.ring.start(op, token).map_err(|error| EventError::from_start(error, self.pool.limits.in_flight))
     }
+}
 
-    fn message(&mut self) -> Box<Message> {
+impl Pool {
+    fn take(&mut self) -> Message {
         let Limits { max_frame, max_fds, .. } = self.limits;
-        self.spare.pop().unwrap_or_else(|| Box::new(Message::with_capacity(max_frame, max_fds)))
+        self.spare.pop().unwrap_or_else(|| Message::with_capacity(max_frame, max_fds))
     }
 
-    fn filled(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Message>, EventError> {
-        let mut message = self.message();
+    fn filled(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Message, EventError> {
+        let mut message = self.take();
         match message.set(bytes, fds) {
             Ok(()) => Ok(message),
             Err(error) => {
-                self.recycle(message);
+                self.give(message);
                 Err(EventError::Message(error))
             }
+        }
+    }
+
+    /// Keeps no more than can be in use at once; the rest is freed.
+    fn give(&mut self, mut message: Message) {
+        message.clear();
+        if self.spare.len() < self.limits.in_flight as usize {
+            self.spare.push(message);
         }
     }
 }
 
 /// Translates the end of an operation, and keeps the messages that the caller does not get.
-fn completion(finished: Finished<Token>, spare: &mut Vec<Box<Message>>, keep: usize) -> Completion {
+fn completion(finished: Finished<Token>, pool: &mut Pool) -> Completion {
     let Finished { tag: token, op, result, first_half } = finished;
     let event = match op {
-        Op::Recv { into, .. } => received(result, into, spare, keep),
+        Op::Recv { into, .. } => received(result, into, pool),
         Op::Send { message, .. } => {
-            keep_spare(spare, keep, message);
+            pool.give(message);
             result.map_or_else(|errno| failed(Operation::Send, errno), |_| Event::Sent)
         }
         Op::SendThenRecv { message, into, .. } => {
-            keep_spare(spare, keep, message);
+            pool.give(message);
             match result {
                 Err(errno) if first_half => {
-                    keep_spare(spare, keep, into);
+                    pool.give(into);
                     failed(Operation::Send, errno)
                 }
-                result => received(result, into, spare, keep),
+                result => received(result, into, pool),
             }
         }
         Op::Readable { .. } => result.map_or_else(|errno| failed(Operation::Readable, errno), |_| Event::Readable),
@@ -240,15 +253,15 @@ fn completion(finished: Finished<Token>, spare: &mut Vec<Box<Message>>, keep: us
     Completion { token, event }
 }
 
-fn received(result: Result<u32, Errno>, into: Box<Message>, spare: &mut Vec<Box<Message>>, keep: usize) -> Event {
+fn received(result: Result<u32, Errno>, into: Message, pool: &mut Pool) -> Event {
     match result {
         Ok(1..) => Event::Received(into),
         Ok(0) => {
-            keep_spare(spare, keep, into);
+            pool.give(into);
             Event::Closed
         }
         Err(errno) => {
-            keep_spare(spare, keep, into);
+            pool.give(into);
             failed(Operation::Recv, errno)
         }
     }
@@ -256,11 +269,4 @@ fn received(result: Result<u32, Errno>, into: Box<Message>, spare: &mut Vec<Box<
 
 fn failed(operation: Operation, errno: Errno) -> Event {
     if errno == Errno(libc::ECANCELED) { Event::Cancelled(operation) } else { Event::Failed { operation, errno } }
-}
-
-fn keep_spare(spare: &mut Vec<Box<Message>>, keep: usize, mut message: Box<Message>) {
-    message.clear();
-    if spare.len() < keep {
-        spare.push(message);
-    }
 }

@@ -93,7 +93,7 @@ fn requests_and_replies_alternate() {
     }
     peer.join().unwrap();
     assert_eq!(turns, 5000);
-    assert!(events.spare.len() <= 2, "messages are reused: {}", events.spare.len());
+    assert!(events.pool.spare.len() <= 2, "messages are reused: {}", events.pool.spare.len());
 }
 
 #[test]

@@ -36,14 +36,14 @@ pub enum Op {
         /// The socket.
         fd: Arc<OwnedFd>,
         /// Where the message goes.
-        into: Box<Message>,
+        into: Message,
     },
     /// `sendmsg(2)` with `MSG_NOSIGNAL`; result: bytes sent.
     Send {
         /// The socket.
         fd: Arc<OwnedFd>,
         /// What is sent; its descriptors stay open until the completion.
-        message: Box<Message>,
+        message: Message,
     },
     /// A send and, once that has succeeded, a receive on the same socket. The one completion is that of the
     /// receive, or that of the send if it failed: then nothing was received.
@@ -51,9 +51,9 @@ pub enum Op {
         /// The socket.
         fd: Arc<OwnedFd>,
         /// What is sent.
-        message: Box<Message>,
+        message: Message,
         /// Where the next message goes.
-        into: Box<Message>,
+        into: Message,
     },
     /// Waits once until the descriptor is readable, hung up or in error (`poll(2)`); result: the events.
     Readable {
