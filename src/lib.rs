@@ -1,5 +1,5 @@
 //! Runs a KVM virtual machine whose hardware is another process.
-#![warn(missing_docs)]
 
 pub mod event;
+pub mod plugin;
 pub mod sys;

@@ -2,4 +2,5 @@
 
 pub mod errno;
 pub mod message;
+pub mod process;
 pub mod uring;
