@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::errno::Errno;
-use crate::sys::process::{self, Child, ExecImage, ExitStatus};
+use crate::sys::process::{self, Child, ExecImage, ExitStatus, InChild};
 
 /// The number that the first descriptor handed to the plugin gets; standard input, output and error come before it.
 pub const FIRST_FD: RawFd = 3;
@@ -35,7 +35,7 @@ pub trait ChildStep {
     ///
     /// # Errors
     /// That of the system call; the start then fails with it.
-    fn run(&self) -> Result<(), Errno>;
+    fn run(&self, child: &InChild) -> Result<(), Errno>;
 }
 
 /// What to start, and with what.
@@ -157,11 +157,11 @@ impl ChildStep for DieWithParent<'_> {
         "PR_SET_PDEATHSIG"
     }
 
-    fn run(&self) -> Result<(), Errno> {
+    fn run(&self, child: &InChild) -> Result<(), Errno> {
         process::set_parent_death_signal(libc::SIGKILL)?;
         // The reading end of the report lives in the parent only, once our copy is closed. Unlike the parent's
         // process id this also tells in a pid namespace of our own.
-        process::close_copy(self.reader);
+        process::close_copy(child, self.reader);
         match process::peer_is_gone(self.report)? {
             true => process::exit_now(127),
             false => Ok(()),
@@ -177,7 +177,7 @@ impl ChildStep for ResetSignals {
         "resetting the signals"
     }
 
-    fn run(&self) -> Result<(), Errno> {
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
         process::reset_signals()
     }
 }
@@ -193,10 +193,10 @@ impl ChildStep for PlaceFds<'_> {
         "placing the descriptors"
     }
 
-    fn run(&self) -> Result<(), Errno> {
+    fn run(&self, child: &InChild) -> Result<(), Errno> {
         let mut target = FIRST_FD;
         for source in self.sources {
-            process::place_fd(source.as_fd(), target)?;
+            process::place_fd(child, source.as_fd(), target)?;
             target += 1;
         }
         process::close_on_exec_from(target)
@@ -211,16 +211,16 @@ impl ChildStep for Exec<'_> {
         EXECVE
     }
 
-    fn run(&self) -> Result<(), Errno> {
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
         Err(self.0.exec())
     }
 }
 
 /// The child half: runs the steps, the last of which is `execve`, and reports the one that fails. Returns the exit
 /// status for the case that it does.
-fn child_half(steps: &[&dyn ChildStep], report: BorrowedFd<'_>) -> i32 {
+fn child_half(child: &InChild, steps: &[&dyn ChildStep], report: BorrowedFd<'_>) -> i32 {
     for (index, step) in (0u32..).zip(steps) {
-        if let Err(errno) = step.run() {
+        if let Err(errno) = step.run(child) {
             let mut record = [0; REPORT_SIZE];
             record[..4].copy_from_slice(&index.to_ne_bytes());
             record[4..].copy_from_slice(&errno.0.to_ne_bytes());
@@ -273,7 +273,7 @@ impl PluginProcess {
         let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals, &place];
         steps.extend(plan.steps.iter().map(|step| &**step));
         steps.push(&exec);
-        let child = process::clone_process(plan.namespaces, || child_half(&steps, report.as_fd()));
+        let child = process::clone_process(plan.namespaces, |child| child_half(child, &steps, report.as_fd()));
         let child = child.map_err(failed("clone3"))?;
         let names: Vec<&'static str> = steps.iter().map(|step| step.name()).collect();
         drop(report);

@@ -90,7 +90,7 @@ fn a_step_that_fails_names_itself_and_leaves_no_process() {
         fn name(&self) -> &'static str {
             "pivot_root"
         }
-        fn run(&self) -> Result<(), Errno> {
+        fn run(&self, _: &InChild) -> Result<(), Errno> {
             Err(Errno(libc::EBUSY))
         }
     }
@@ -108,7 +108,7 @@ fn a_panic_in_a_step_stays_in_the_child() {
         fn name(&self) -> &'static str {
             "panic"
         }
-        fn run(&self) -> Result<(), Errno> {
+        fn run(&self, _: &InChild) -> Result<(), Errno> {
             // As a panic, without its message: that would take locks in the child.
             std::panic::resume_unwind(Box::new(()))
         }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};
-use std::mem::{size_of, size_of_val};
+use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
@@ -47,6 +47,11 @@ pub enum ExitStatus {
     },
 }
 
+/// The proof that the code at hand runs in a child made by [`clone_process`]. There the descriptors are copies whose
+/// owners will never be dropped, as the child leaves by `execve` or `_exit`; so they may be closed and replaced by number.
+#[derive(Debug)]
+pub struct InChild(());
+
 /// Clones this process as `fork` does, with a pidfd, and runs `child` in the copy, which ends with the status that it
 /// returns (or 127 if it panics). `namespaces` is a set of [`NAMESPACE_FLAGS`].
 ///
@@ -56,7 +61,7 @@ pub enum ExitStatus {
 ///
 /// # Errors
 /// `EINVAL` for other flags; those of `clone3(2)`.
-pub fn clone_process(namespaces: u64, child: impl FnOnce() -> i32) -> Result<Child, Errno> {
+pub fn clone_process(namespaces: u64, child: impl FnOnce(&InChild) -> i32) -> Result<Child, Errno> {
     if namespaces & !NAMESPACE_FLAGS != 0 {
         return Err(Errno(libc::EINVAL));
     }
@@ -80,7 +85,7 @@ pub fn clone_process(namespaces: u64, child: impl FnOnce() -> i32) -> Result<Chi
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     if pid == 0 {
         let _no_return = ExitOnDrop;
-        exit_now(child());
+        exit_now(child(&InChild(())));
     }
     let failed = Errno::last();
     set_signal_mask(&before)?;
@@ -249,15 +254,10 @@ pub fn set_default_action(signo: i32) -> Result<(), Errno> {
 
 /// Makes `target` a duplicate of `source` that stays open over `execve`, closing what `target` was (`dup3(2)`).
 ///
-/// It is for a child half, where the numbers from 3 on have no owner any more.
-///
 /// # Errors
-/// `EINVAL` if both are the same number or `target` is standard input, output or error; `dup3`'s.
-pub fn place_fd(source: BorrowedFd<'_>, target: RawFd) -> Result<(), Errno> {
-    if target <= libc::STDERR_FILENO {
-        return Err(Errno(libc::EINVAL));
-    }
-    // SAFETY: takes numbers. That no owner of `target` is left is the caller's part.
+/// `EINVAL` if both are the same number; `dup3`'s.
+pub fn place_fd(_: &InChild, source: BorrowedFd<'_>, target: RawFd) -> Result<(), Errno> {
+    // SAFETY: takes numbers. `InChild` says that no owner relies on `target` any more.
     check(unsafe { libc::dup3(source.as_raw_fd(), target, 0) }.min(0))
 }
 
@@ -297,12 +297,12 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// `write(2)` of a short record, for a child half; how much was written is not told, as nothing could be done.
 pub fn write_record(fd: BorrowedFd<'_>, record: &[u8]) {
     // SAFETY: a pointer to as many bytes as are said.
-    let _ = unsafe { libc::write(fd.as_raw_fd(), record.as_ptr().cast(), size_of_val(record)) };
+    let _ = unsafe { libc::write(fd.as_raw_fd(), record.as_ptr().cast(), record.len()) };
 }
 
-/// Closes one of the descriptors of this process that nobody owns any more: in a child half, the copies of the parent's.
-pub fn close_copy(fd: BorrowedFd<'_>) {
-    // SAFETY: takes a number. The child half leaves by `execve` or `_exit`, so the owner's destructor never runs here.
+/// Closes the child's copy of a descriptor (`close(2)`).
+pub fn close_copy(_: &InChild, fd: BorrowedFd<'_>) {
+    // SAFETY: takes a number. `InChild` says that its owner is never dropped here.
     let _ = unsafe { libc::close(fd.as_raw_fd()) };
 }
 
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_clone_ends_with_what_its_half_returns() {
-        let child = clone_process(0, || 7).unwrap();
+        let child = clone_process(0, |_| 7).unwrap();
         assert_eq!(wait(child.pidfd.as_fd()), Ok(ExitStatus::Exited(7)));
         assert_eq!(try_wait(child.pidfd.as_fd()), Err(Errno(libc::ECHILD)));
         assert_eq!(pidfd_send_signal(child.pidfd.as_fd(), 0), Err(Errno(libc::ESRCH)));
@@ -373,7 +373,7 @@ mod tests {
     fn the_parent_keeps_its_signal_mask() {
         let before = block_all_signals().unwrap();
         set_signal_mask(&before).unwrap();
-        let child = clone_process(0, || 0).unwrap();
+        let child = clone_process(0, |_| 0).unwrap();
         let after = block_all_signals().unwrap();
         set_signal_mask(&after).unwrap();
         wait(child.pidfd.as_fd()).unwrap();
@@ -384,6 +384,6 @@ mod tests {
 
     #[test]
     fn memory_is_never_shared() {
-        assert_eq!(clone_process(libc::CLONE_VM as u64, || 0).unwrap_err(), Errno(libc::EINVAL));
+        assert_eq!(clone_process(libc::CLONE_VM as u64, |_| 0).unwrap_err(), Errno(libc::EINVAL));
     }
 }
