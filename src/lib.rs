@@ -3,8 +3,20 @@
 //! Modules in dependency order: a module imports only from those above it.
 //!
 //! - [`sys`]: thin system calls, the only place that calls libc.
-//! - [`kvm`]: typed handles over the KVM ioctls.
+//! - [`kvm`]: typed handles over the KVM ioctls, no policy.
+//! - [`observe`]: counters and histograms.
+//! - [`machine`]: what the VM consists of.
+//! - [`vcpu`]: one thread per vCPU.
+//! - [`event`]: the completion loop of the control thread.
+//! - [`plugin`]: the plugin process, its connections and its requests.
 
 pub mod sys;
 
 pub mod kvm;
+pub mod observe;
+
+pub mod event;
+pub mod machine;
+pub mod vcpu;
+
+pub mod plugin;

@@ -38,6 +38,12 @@ impl Hint {
         (self.space, self.address, self.on_write) == (space, address, is_write)
     }
 
+    /// All files that may travel.
+    #[inline]
+    pub fn all_files(&self) -> u8 {
+        FILE_REGS | self.details.iter().fold(0, |files, detail| files | detail.files)
+    }
+
     /// The files that travel when rax, rbx, rcx and rdx have these values.
     pub fn files(&self, registers: [u64; 4]) -> u8 {
         let matching = |detail: &&HintDetail| {

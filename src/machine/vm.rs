@@ -24,7 +24,6 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 /// A VM and what the plugin built into it.
-#[derive(Debug)]
 pub struct Machine {
     vm: Vm,
     memory: Memory,

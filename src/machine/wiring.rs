@@ -109,8 +109,8 @@ fn io_event(request: &CreateIoEvent) -> Result<IoEvent, Errno> {
     let mask = if request.length == 8 { u64::MAX } else { (1 << (8 * request.length)) - 1 };
     Ok(IoEvent {
         address: request.address,
-        length: request.length,
-        port: request.space == SPACE_PORT,
+        len: request.length,
+        port_io: request.space == SPACE_PORT,
         datamatch: datamatch.then_some(request.datamatch & mask),
     })
 }

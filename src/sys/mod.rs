@@ -13,6 +13,9 @@ pub mod kvm_data;
 pub mod kvm_requests;
 pub mod kvm_vm_fd;
 pub mod memfd;
+pub mod message;
+pub mod process;
 pub mod signal;
+pub mod uring;
 
 pub use errno::Errno;

@@ -3,6 +3,7 @@
 use crate::kvm::{Direction, Exit};
 use crate::machine::ranges::{RangeKind, Space};
 use crate::machine::rules::Rules;
+use outboard_wire::limits::MAX_STRING;
 
 /// An access of the guest outside of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,10 @@ pub fn decide(exit: &Exit, rules: &Rules) -> Action {
         Exit::Intr | Exit::IrqWindowOpen => return Action::RunOn,
         _ => return Action::End,
     };
+    if access.length as usize > MAX_STRING {
+        // KVM hands out a page at most (api.rst, KVM_EXIT_IO); more would be a KVM that this version does not know.
+        return Action::End;
+    }
     match rules.ranges.find(access.space, access.address) {
         Some(RangeKind::Synchronous) => Action::Deliver(access),
         Some(RangeKind::Posted) if access.is_write => Action::Post(access),
