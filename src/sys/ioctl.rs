@@ -33,6 +33,13 @@ const DIR_WRITE: c_ulong = 1;
 /// User space reads, the kernel writes: `_IOC_READ`.
 const DIR_READ: c_ulong = 2;
 
+/// Entries that a table for an answer of unknown length has at first: more than KVM's lists need on
+/// most hosts.
+const FIRST_ENTRIES: usize = 256;
+
+/// Entries beyond which no larger table is tried.
+const MAX_ENTRIES: usize = 1 << 16;
+
 /// A request number as asm-generic/ioctl.h composes it: number in bits 0-7, type in 8-15, size of the
 /// argument in 16-29, direction in 30-31.
 const fn request_number(direction: c_ulong, kind: u8, number: u8, size: usize) -> c_ulong {
@@ -206,6 +213,22 @@ pub fn table<H, E: KernelData>(
     // SAFETY: the table is a header followed by as many entries as its count says, and the kernel keeps to
     // that count by the contract of the request's constant. Whatever it writes is valid.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request.number, table.words.as_mut_ptr()) })
+}
+
+/// Reads a table of unknown length: tries larger ones while the kernel finds them too small.
+///
+/// # Errors
+/// Those of the request; `E2BIG` only if the answer is larger than any that makes sense.
+pub fn read_table<H, E: KernelData + Copy>(fd: BorrowedFd<'_>, request: Table<H, E>) -> Result<Vec<E>, Errno> {
+    let mut entries = FIRST_ENTRIES;
+    loop {
+        let mut buffer = TableBuf::zeroed(entries);
+        match table(fd, request, &mut buffer) {
+            Ok(_) => return Ok(buffer.entries().to_vec()),
+            Err(Errno::E2BIG) if entries < MAX_ENTRIES => entries *= 2,
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Makes a request that takes a structure with addresses in it.
