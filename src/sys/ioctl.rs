@@ -210,7 +210,8 @@ pub fn table<H, E: KernelData>(
     request: Table<H, E>,
     table: &mut TableBuf<H, E>,
 ) -> Result<c_int, Errno> {
-    // SAFETY: the table is a header followed by as many entries as its count says, and the kernel keeps to
+    table.clamp_count();
+    // SAFETY: the table is a header followed by at least as many entries as its count now says, and the kernel keeps to
     // that count by the contract of the request's constant. Whatever it writes is valid.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request.number, table.words.as_mut_ptr()) })
 }
@@ -288,6 +289,12 @@ impl<H, E: KernelData> TableBuf<H, E> {
         table
     }
 
+    /// Takes back a count beyond the entries there are, which a request that failed may have left.
+    fn clamp_count(&mut self) {
+        let count = self.count().min(self.capacity) as u64;
+        self.words[0] = self.words[0] & !u64::from(u32::MAX) | count;
+    }
+
     /// The count in the header. After `E2BIG`, some requests leave here how many there are.
     pub fn count(&self) -> usize {
         self.words[0] as u32 as usize
@@ -348,6 +355,8 @@ mod tests {
         // A count from the kernel that exceeds the table is not believed.
         table.words[0] = 7 << 32 | 1000;
         assert_eq!((table.count(), table.entries().len()), (1000, 3));
+        table.clamp_count();
+        assert_eq!((table.count(), table.entries()), (3, &[7, 8, 9][..]));
         assert_eq!(TableBuf::<u64, u64>::zeroed(2).entries_mut(), [0, 0]);
         assert!(TableBuf::<u64, u64>::zeroed(0).entries().is_empty());
     }
