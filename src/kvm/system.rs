@@ -9,14 +9,8 @@ use kvm_bindings::{KVM_API_VERSION, kvm_cpuid_entry2};
 use super::error::{KvmError, Object, OpenError};
 use super::vm::Vm;
 use crate::sys::Errno;
-use crate::sys::ioctl::{self, KernelData, Table, TableBuf};
+use crate::sys::ioctl;
 use crate::sys::kvm_requests::*;
-
-/// Entries that a table for KVM's answer has at first: more than any host's CPUID or MSR list needs.
-const FIRST_ENTRIES: usize = 256;
-
-/// Entries beyond which no larger table is tried.
-const MAX_ENTRIES: usize = 1 << 16;
 
 /// The open KVM device.
 #[derive(Debug)]
@@ -81,7 +75,7 @@ impl System {
     /// # Errors
     /// Those of the request.
     pub fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
-        read_table(self.as_fd(), KVM_GET_SUPPORTED_CPUID).map_err(of(KVM_GET_SUPPORTED_CPUID.name()))
+        ioctl::read_table(self.as_fd(), KVM_GET_SUPPORTED_CPUID).map_err(of(KVM_GET_SUPPORTED_CPUID.name()))
     }
 
     /// The CPUID leaves with features that KVM emulates, whatever the hardware has.
@@ -89,7 +83,7 @@ impl System {
     /// # Errors
     /// Those of the request.
     pub fn emulated_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
-        read_table(self.as_fd(), KVM_GET_EMULATED_CPUID).map_err(of(KVM_GET_EMULATED_CPUID.name()))
+        ioctl::read_table(self.as_fd(), KVM_GET_EMULATED_CPUID).map_err(of(KVM_GET_EMULATED_CPUID.name()))
     }
 
     /// The MSRs that a guest can have, to save and restore.
@@ -97,7 +91,7 @@ impl System {
     /// # Errors
     /// Those of the request.
     pub fn msr_index_list(&self) -> Result<Vec<u32>, KvmError> {
-        read_table(self.as_fd(), KVM_GET_MSR_INDEX_LIST).map_err(of(KVM_GET_MSR_INDEX_LIST.name()))
+        ioctl::read_table(self.as_fd(), KVM_GET_MSR_INDEX_LIST).map_err(of(KVM_GET_MSR_INDEX_LIST.name()))
     }
 
     /// The MSRs that describe features of the host's CPUs.
@@ -105,7 +99,7 @@ impl System {
     /// # Errors
     /// Those of the request.
     pub fn msr_feature_index_list(&self) -> Result<Vec<u32>, KvmError> {
-        let list = read_table(self.as_fd(), KVM_GET_MSR_FEATURE_INDEX_LIST);
+        let list = ioctl::read_table(self.as_fd(), KVM_GET_MSR_FEATURE_INDEX_LIST);
         list.map_err(of(KVM_GET_MSR_FEATURE_INDEX_LIST.name()))
     }
 }
@@ -113,19 +107,6 @@ impl System {
 impl AsFd for System {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
-    }
-}
-
-/// Reads a table of unknown length: tries larger ones while KVM finds them too small.
-pub(super) fn read_table<H, E: KernelData + Copy>(fd: BorrowedFd<'_>, request: Table<H, E>) -> Result<Vec<E>, Errno> {
-    let mut entries = FIRST_ENTRIES;
-    loop {
-        let mut table = TableBuf::zeroed(entries);
-        match ioctl::table(fd, request, &mut table) {
-            Ok(_) => return Ok(table.entries().to_vec()),
-            Err(Errno::E2BIG) if entries < MAX_ENTRIES => entries *= 2,
-            Err(errno) => return Err(errno),
-        }
     }
 }
 

@@ -279,6 +279,10 @@ fn vcpu_state_goes_back_where_it_came_from() {
     vcpu.set_xcrs(&vcpu.xcrs().unwrap()).unwrap();
     vcpu.set_xsave(&vcpu.xsave().unwrap()).unwrap();
     vcpu.set_vcpu_events(&vcpu.vcpu_events().unwrap()).unwrap();
+    let translation = vcpu.translate(CODE).unwrap();
+    assert_eq!((translation.physical_address, translation.valid), (CODE, 1));
+    vcpu.set_guest_debug(&kvm_guest_debug::default()).unwrap();
+    assert_eq!(vcpu.interrupt(256).unwrap_err().errno, Errno::EINVAL);
     vcpu.set_tsc_khz(vcpu.tsc_khz().unwrap()).unwrap();
 
     // IA32_SYSENTER_CS, and a number that no processor has: KVM stops there.

@@ -6,7 +6,6 @@ use kvm_bindings::*;
 
 use super::error::{KvmError, Object};
 use super::run::RunPage;
-use super::system::read_table;
 use crate::sys::Errno;
 use crate::sys::ioctl::{self, KernelData, NoArg, Read, Table, TableBuf, Write};
 use crate::sys::kvm_requests::*;
@@ -72,7 +71,7 @@ impl Vcpu {
     /// # Errors
     /// Those of the request.
     pub fn cpuid2(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
-        read_table(self.as_fd(), KVM_GET_CPUID2).map_err(self.of(KVM_GET_CPUID2.name()))
+        ioctl::read_table(self.as_fd(), KVM_GET_CPUID2).map_err(self.of(KVM_GET_CPUID2.name()))
     }
 
     /// Sets what CPUID gives to the guest. Before the vCPU first runs.
@@ -88,7 +87,7 @@ impl Vcpu {
     /// # Errors
     /// `EINVAL` or `ENOTTY` where KVM has none.
     pub fn supported_hv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
-        read_table(self.as_fd(), KVM_GET_SUPPORTED_HV_CPUID).map_err(self.of(KVM_GET_SUPPORTED_HV_CPUID.name()))
+        ioctl::read_table(self.as_fd(), KVM_GET_SUPPORTED_HV_CPUID).map_err(self.of(KVM_GET_SUPPORTED_HV_CPUID.name()))
     }
 
     /// Reads the MSRs that the entries name, in order, up to the first that KVM refuses. Returns how many
@@ -134,6 +133,32 @@ impl Vcpu {
     /// Those of the request.
     pub fn nmi(&self) -> Result<(), KvmError> {
         self.no_arg(KVM_NMI).map(drop)
+    }
+
+    /// Queues an external interrupt, where there are no interrupt controllers in the kernel.
+    ///
+    /// # Errors
+    /// `ENXIO` if there are, `EEXIST` if one is queued already, `EINVAL` for a vector beyond 255.
+    pub fn interrupt(&self, vector: u32) -> Result<(), KvmError> {
+        self.write(KVM_INTERRUPT, &kvm_interrupt { irq: vector })
+    }
+
+    /// Sets breakpoints and single steps, which give [`Exit::Debug`](super::Exit::Debug).
+    ///
+    /// # Errors
+    /// `EBUSY` to inject an exception while one is pending.
+    pub fn set_guest_debug(&self, debug: &kvm_guest_debug) -> Result<(), KvmError> {
+        self.write(KVM_SET_GUEST_DEBUG, debug)
+    }
+
+    /// Translates a linear address with the vCPU's page tables.
+    ///
+    /// # Errors
+    /// None for an address that is not mapped: that is `valid` = 0 in the answer.
+    pub fn translate(&self, linear_address: u64) -> Result<kvm_translation, KvmError> {
+        let mut translation = kvm_translation { linear_address, ..Default::default() };
+        let done = ioctl::update(self.as_fd(), KVM_TRANSLATE, &mut translation);
+        done.map(|_| translation).map_err(self.of(KVM_TRANSLATE.name()))
     }
 
     /// Tells the guest's clock that it was paused, so that its watchdogs do not take that for a hang.

@@ -33,6 +33,13 @@ const DIR_WRITE: c_ulong = 1;
 /// User space reads, the kernel writes: `_IOC_READ`.
 const DIR_READ: c_ulong = 2;
 
+/// Entries that a table for an answer of unknown length has at first: more than KVM's lists need on
+/// most hosts.
+const FIRST_ENTRIES: usize = 256;
+
+/// Entries beyond which no larger table is tried.
+const MAX_ENTRIES: usize = 1 << 16;
+
 /// A request number as asm-generic/ioctl.h composes it: number in bits 0-7, type in 8-15, size of the
 /// argument in 16-29, direction in 30-31.
 const fn request_number(direction: c_ulong, kind: u8, number: u8, size: usize) -> c_ulong {
@@ -203,9 +210,26 @@ pub fn table<H, E: KernelData>(
     request: Table<H, E>,
     table: &mut TableBuf<H, E>,
 ) -> Result<c_int, Errno> {
-    // SAFETY: the table is a header followed by as many entries as its count says, and the kernel keeps to
+    table.clamp_count();
+    // SAFETY: the table is a header followed by at least as many entries as its count now says, and the kernel keeps to
     // that count by the contract of the request's constant. Whatever it writes is valid.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request.number, table.words.as_mut_ptr()) })
+}
+
+/// Reads a table of unknown length: tries larger ones while the kernel finds them too small.
+///
+/// # Errors
+/// Those of the request; `E2BIG` only if the answer is larger than any that makes sense.
+pub fn read_table<H, E: KernelData + Copy>(fd: BorrowedFd<'_>, request: Table<H, E>) -> Result<Vec<E>, Errno> {
+    let mut entries = FIRST_ENTRIES;
+    loop {
+        let mut buffer = TableBuf::zeroed(entries);
+        match table(fd, request, &mut buffer) {
+            Ok(_) => return Ok(buffer.entries().to_vec()),
+            Err(Errno::E2BIG) if entries < MAX_ENTRIES => entries *= 2,
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Makes a request that takes a structure with addresses in it.
@@ -263,6 +287,12 @@ impl<H, E: KernelData> TableBuf<H, E> {
         let mut table = Self::zeroed(entries.len());
         table.entries_mut().copy_from_slice(entries);
         table
+    }
+
+    /// Takes back a count beyond the entries there are, which a request that failed may have left.
+    fn clamp_count(&mut self) {
+        let count = self.count().min(self.capacity) as u64;
+        self.words[0] = self.words[0] & !u64::from(u32::MAX) | count;
     }
 
     /// The count in the header. After `E2BIG`, some requests leave here how many there are.
@@ -325,6 +355,8 @@ mod tests {
         // A count from the kernel that exceeds the table is not believed.
         table.words[0] = 7 << 32 | 1000;
         assert_eq!((table.count(), table.entries().len()), (1000, 3));
+        table.clamp_count();
+        assert_eq!((table.count(), table.entries()), (3, &[7, 8, 9][..]));
         assert_eq!(TableBuf::<u64, u64>::zeroed(2).entries_mut(), [0, 0]);
         assert!(TableBuf::<u64, u64>::zeroed(0).entries().is_empty());
     }
