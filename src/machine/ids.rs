@@ -57,11 +57,6 @@ impl<T> Objects<T> {
         self.hint = self.hint.min(id);
         Ok(object)
     }
-
-    /// All objects, by number.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.objects.values()
-    }
 }
 
 #[cfg(test)]
@@ -81,7 +76,6 @@ mod tests {
         assert_eq!(objects.next_id(), Ok(1));
         objects.insert(1, 9);
         assert_eq!((objects.next_id(), objects.get(1)), (Ok(3), Ok(&9)));
-        assert_eq!(objects.iter().count(), 3);
     }
 
     #[test]

@@ -1,4 +1,16 @@
-//! The VMM's picture of the plugin process.
+//! The VMM's picture of the plugin process: its start, its connections, its requests, its end.
+//!
+//! [`supervisor`] runs on the main thread and ties the parts together; the decisions are in [`lifecycle`] (what follows from
+//! what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
 pub mod lifecycle;
 pub mod process;
+pub mod requests;
+mod supervisor;
+
+mod connections;
+mod setup;
+mod shared;
+
+pub use setup::StartError;
+pub use supervisor::{Affinity, Report, Settings, run};

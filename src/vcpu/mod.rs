@@ -18,4 +18,5 @@ pub mod control;
 pub mod ended;
 pub mod registers;
 pub mod run;
+pub mod set;
 pub mod stats;

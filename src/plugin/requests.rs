@@ -1,0 +1,150 @@
+//! What each control request does: one row of [`serve`] per kind.
+//!
+//! A request that cannot be carried out is refused with an errno and changes nothing. None of them ends the VM.
+
+use std::io::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+
+use zerocopy::IntoBytes;
+
+use super::shared::SharedBlocks;
+use super::supervisor::Affinity;
+use crate::machine::Machine;
+use crate::sys::eventfd::EventFd;
+use crate::sys::{Errno, memfd};
+use crate::vcpu::set::VcpuSet;
+use outboard_wire::control::{self, Done, Hello, HelloReply, Kind, ObjectId, Request, body};
+
+/// What requests act on.
+pub struct Host {
+    /// The VM.
+    pub machine: Machine,
+    /// Its vCPUs.
+    pub vcpus: VcpuSet,
+    /// Signalled when the plugin should exit.
+    pub shutdown: EventFd,
+    /// What the plugin learns when it says hello.
+    pub welcome: HelloReply,
+    pub(super) blocks: SharedBlocks,
+    /// CPUs that the user wants vCPUs to run on.
+    pub affinity: Affinity,
+}
+
+/// A reply: the bytes of its body and its descriptors.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Body.
+    pub body: Vec<u8>,
+    /// Descriptors, closed here once they are sent.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Host {
+    /// Answers a hello: what the plugin needs to know of the VM, and the shared memory if both sides speak the same
+    /// protocol. Returns whether they do.
+    ///
+    /// # Errors
+    /// `EINVAL` for a body of another size, `EMFILE`.
+    pub fn welcome(&self, bytes: &[u8]) -> Result<(Reply, Result<(), String>), Errno> {
+        let theirs: Hello = body(bytes).ok_or(Errno::EINVAL)?;
+        let ours = Hello::ours();
+        let agreed = theirs.major == ours.major && theirs.minor <= ours.minor && theirs.layout == ours.layout;
+        let fds = if agreed { self.blocks.descriptors()? } else { Vec::new() };
+        let name = |hello: Hello| format!("{}.{} with layout {:#010x}", hello.major, hello.minor, hello.layout);
+        let said = || {
+            let (theirs, ours) = (name(theirs), name(ours));
+            format!("it speaks version {theirs}, this VMM speaks {ours}; build both from the same release")
+        };
+        let reply = Reply { body: self.welcome.as_bytes().to_vec(), fds };
+        Ok((reply, if agreed { Ok(()) } else { Err(said()) }))
+    }
+
+    /// Carries out a request other than hello and new connection.
+    ///
+    /// # Errors
+    /// The errno that the plugin gets: as each request's documentation says, and `EINVAL` for a body of the wrong size or
+    /// descriptors that the request does not take.
+    pub fn serve(&mut self, kind: Kind, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Reply, Errno> {
+        let machine = &mut self.machine;
+        match kind {
+            Kind::Hello | Kind::NewConnection => Err(Errno::EINVAL),
+            Kind::ShutdownEvent => with(bytes, &fds, |_: control::ShutdownEvent| {
+                Ok((Done {}, vec![self.shutdown.try_clone()?.into()]))
+            }),
+            Kind::CheckExtension => with(bytes, &fds, |request: control::CheckExtension| {
+                Ok((control::Extension { value: machine.check_extension(request.capability) }, vec![]))
+            }),
+            Kind::Start => with(bytes, &fds, |_: control::Start| {
+                done(self.vcpus.start(|vcpu| self.affinity.cpus_of(vcpu)))
+            }),
+            Kind::CreateMemory => {
+                let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
+                with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))
+            }
+            Kind::DestroyMemory => {
+                with(bytes, &fds, |request: control::DestroyMemory| done(machine.destroy_memory(request.id)))
+            }
+            Kind::DirtyLog => with(bytes, &fds, |request: control::DirtyLog| {
+                let (bitmap, pages) = machine.dirty_log(request.id)?;
+                Ok((control::DirtyLogReply { pages }, vec![bitmap_file(&bitmap)?]))
+            }),
+            Kind::ReserveRange => {
+                with(bytes, &fds, |request: control::ReserveRange| done(machine.reserve_range(&request)))
+            }
+            Kind::SetUnclaimed => {
+                with(bytes, &fds, |request: control::SetUnclaimed| done(machine.set_unclaimed(&request)))
+            }
+            Kind::PauseVcpus => with(bytes, &fds, |request: control::PauseVcpus| {
+                self.vcpus.pause(&request.mask, request.cookie);
+                done(Ok(()))
+            }),
+            Kind::VcpuEventFd => with(bytes, &fds, |request: control::VcpuEventFd| {
+                Ok((Done {}, vec![self.vcpus.event_fd(request.vcpu)?]))
+            }),
+            Kind::SetHint => with(bytes, &fds, |request: control::SetHint| done(machine.set_hint(&request))),
+            Kind::IrqLine => with(bytes, &fds, |request: control::IrqLine| done(machine.set_irq_line(&request))),
+            Kind::CreateIrqEvent => with(bytes, &fds, |request: control::CreateIrqEvent| {
+                let (id, fds) = machine.create_irq_event(&request)?;
+                Ok((ObjectId { id }, fds))
+            }),
+            Kind::DestroyIrqEvent => {
+                with(bytes, &fds, |request: control::DestroyIrqEvent| done(machine.destroy_irq_event(request.id)))
+            }
+            Kind::CreateIoEvent => with(bytes, &fds, |request: control::CreateIoEvent| {
+                let (id, fd) = machine.create_io_event(&request)?;
+                Ok((ObjectId { id }, vec![fd]))
+            }),
+            Kind::DestroyIoEvent => {
+                with(bytes, &fds, |request: control::DestroyIoEvent| done(machine.destroy_io_event(request.id)))
+            }
+        }
+    }
+}
+
+/// Reads the body, carries the request out, and packs its reply.
+fn with<R: Request>(
+    bytes: &[u8],
+    fds: &[OwnedFd],
+    carry_out: impl FnOnce(R) -> Result<(R::Reply, Vec<OwnedFd>), Errno>,
+) -> Result<Reply, Errno> {
+    let request: R = body(bytes).filter(|_| fds.is_empty()).ok_or(Errno::EINVAL)?;
+    let (reply, fds) = carry_out(request)?;
+    Ok(Reply { body: reply.as_bytes().to_vec(), fds })
+}
+
+fn done(result: Result<(), Errno>) -> Result<(Done, Vec<OwnedFd>), Errno> {
+    result.map(|()| (Done {}, vec![]))
+}
+
+fn object(result: Result<u32, Errno>) -> Result<(ObjectId, Vec<OwnedFd>), Errno> {
+    result.map(|id| (ObjectId { id }, vec![]))
+}
+
+/// A bitmap in a memfd of its own.
+fn bitmap_file(bitmap: &[u64]) -> Result<OwnedFd, Errno> {
+    let fd = memfd::create(c"outboard-dirty-log")?;
+    memfd::set_size(fd.as_fd(), size_of_val(bitmap) as u64)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bitmap.as_bytes())?;
+    Ok(file.into())
+}

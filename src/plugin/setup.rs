@@ -1,0 +1,131 @@
+//! What happens before the plugin starts: the VM, its vCPUs, the shared memory.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::process::SpawnError;
+use super::requests::Host;
+use super::shared::SharedBlocks;
+use super::supervisor::Settings;
+use crate::event::EventError;
+use crate::kvm::{KvmError, OpenError, System, Vcpu, install_kick_handler};
+use crate::machine::Machine;
+use crate::machine::rules::RulesView;
+use crate::sys::eventfd::EventFd;
+use crate::sys::{Errno, affinity};
+use crate::vcpu::control::Control;
+use crate::vcpu::run::Runner;
+use crate::vcpu::set::{Seat, VcpuSet};
+use kvm_bindings::KVM_CAP_SYNC_REGS;
+use outboard_wire::clock;
+use outboard_wire::control::{HelloReply, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF};
+use outboard_wire::limits::{VERSION_MAJOR, VERSION_MINOR};
+use outboard_wire::page::BlockRef;
+use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
+use outboard_wire::vmm_end::VmmEnd;
+use outboard_wire::{block, limits};
+
+/// Why a run could not begin, or could not go on for a reason of this host.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The KVM device cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] OpenError),
+    /// A KVM call failed while the VM was set up.
+    #[error("cannot set the VM up: {0}")]
+    KvmCall(#[from] KvmError),
+    /// The completion loop cannot be had, or failed.
+    #[error("{0}")]
+    Events(EventError),
+    /// The plugin could not be started.
+    #[error("{0}")]
+    Spawn(SpawnError),
+    /// More vCPUs than this version or this KVM takes.
+    #[error("{asked} vCPUs were asked for, and {limit} is the most that {who} takes; use --cpus {limit} or fewer")]
+    TooManyVcpus {
+        /// Number asked for.
+        asked: u32,
+        /// Number possible.
+        limit: u32,
+        /// Who sets the limit.
+        who: &'static str,
+    },
+    /// Another system call failed.
+    #[error("{call} failed: {errno}")]
+    Call {
+        /// What was called, or attempted.
+        call: &'static str,
+        /// Why it failed.
+        errno: Errno,
+    },
+}
+
+impl StartError {
+    /// For `map_err`: names the call.
+    pub(super) fn call(call: &'static str) -> impl FnOnce(Errno) -> StartError {
+        move |errno| StartError::Call { call, errno }
+    }
+}
+
+/// Sets everything up that requests act on.
+pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
+    install_kick_handler().map_err(StartError::call("sigaction"))?;
+    let system = System::open(&settings.kvm)?;
+    check_vcpus(&system, settings.vcpus)?;
+    let (machine, vcpus) = Machine::new(&system, settings.vcpus)?;
+    let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
+    let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
+    let tsc_khz = tsc_khz(&vcpus[0]);
+    let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
+    let seats = vcpus.into_iter().enumerate().map(|(index, vcpu)| {
+        let seat = Seat { control: Arc::new(Control::default()), eventfd: Arc::new(OnceLock::new()) };
+        let to_plugin = BlockRef::new(&blocks.to_plugin, index).expect("a block per vCPU");
+        let to_vmm = BlockRef::new(&blocks.to_vmm, index).expect("a block per vCPU");
+        let spinner = Spinner::new(settings.spin, tsc_khz);
+        let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
+        let rules = RulesView::new(Arc::clone(machine.shared_rules()));
+        let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
+        (Runner::new(vcpu, end, Arc::clone(&seat.control), rules, sync_caps), seat)
+    });
+    let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
+    let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
+    let welcome = welcome(settings, cpus, tsc_khz);
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, affinity: settings.affinity.clone() })
+}
+
+fn check_vcpus(system: &System, asked: u32) -> Result<(), StartError> {
+    let kvm = system.check_extension(kvm_bindings::KVM_CAP_MAX_VCPUS)?.max(1) as u32;
+    let (limit, who) = [(limits::MAX_VCPUS as u32, "outboard"), (kvm, "KVM")].into_iter().min().expect("two limits");
+    if asked > limit || asked == 0 {
+        return Err(StartError::TooManyVcpus { asked, limit, who });
+    }
+    Ok(())
+}
+
+/// KVM knows the frequency where the TSC is stable; elsewhere it is measured.
+fn tsc_khz(vcpu: &Vcpu) -> u64 {
+    match vcpu.tsc_khz() {
+        Ok(khz) if khz > 0 => khz.into(),
+        _ => clock::measure_khz(Duration::from_millis(5)),
+    }
+}
+
+fn welcome(settings: &Settings, cpus: u32, tsc_khz: u64) -> HelloReply {
+    let (spin_mode, spin_ns) = match settings.spin {
+        SpinMode::Auto => (SPIN_AUTO, 0),
+        SpinMode::Off => (SPIN_OFF, 0),
+        SpinMode::Always => (SPIN_ALWAYS, 0),
+        SpinMode::For(ns) => (SPIN_FOR, ns),
+    };
+    HelloReply {
+        major: VERSION_MAJOR,
+        minor: VERSION_MINOR,
+        layout: block::LAYOUT,
+        vcpus: settings.vcpus,
+        cpus,
+        spin_mode,
+        reserved: 0,
+        spin_ns,
+        tsc_khz,
+    }
+}

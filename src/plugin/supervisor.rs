@@ -1,0 +1,369 @@
+//! The main thread: it sets the VM up, starts the plugin, serves its requests and sees to the end of everything.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::IntoBytes;
+
+use super::connections::Connections;
+use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
+use super::process::{FIRST_FD, PluginProcess, SpawnPlan};
+use super::requests::{Host, Reply};
+use super::setup::{self, StartError};
+use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::sys::Errno;
+use crate::sys::signal::{SignalFd, SignalSet, block};
+use crate::vcpu::ended::Ended;
+use crate::vcpu::stats::Stats;
+use outboard_wire::control::Kind;
+use outboard_wire::error::FrameError;
+use outboard_wire::frame::Header;
+use outboard_wire::limits::{MAX_CONNECTIONS, MAX_FDS, MAX_FRAME};
+use outboard_wire::socket;
+use outboard_wire::spin::SpinMode;
+
+/// What to run, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The KVM device, `/dev/kvm`.
+    pub kvm: PathBuf,
+    /// The plugin's executable; absolute.
+    pub program: PathBuf,
+    /// Its arguments, `argv[0]` first.
+    pub argv: Vec<CString>,
+    /// Number of vCPUs, at least 1.
+    pub vcpus: u32,
+    /// CPUs that vCPUs may run on; a vCPU that is not named may run on any.
+    pub affinity: Affinity,
+    /// How both sides wait for each other.
+    pub spin: SpinMode,
+}
+
+/// Which CPUs vCPU threads may run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// On any that the process may use.
+    #[default]
+    Any,
+    /// All vCPUs on these.
+    All(Vec<usize>),
+    /// Each named vCPU on its own.
+    PerVcpu(BTreeMap<u32, Vec<usize>>),
+}
+
+impl Affinity {
+    /// The CPUs of one vCPU, or `None` for any.
+    pub fn cpus_of(&self, vcpu: u32) -> Option<Vec<usize>> {
+        match self {
+            Affinity::Any => None,
+            Affinity::All(cpus) => Some(cpus.clone()),
+            Affinity::PerVcpu(sets) => sets.get(&vcpu).cloned(),
+        }
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Why it ended, and how the plugin did.
+    pub outcome: Outcome,
+    /// Counts of all vCPUs.
+    pub stats: Stats,
+    /// TSC frequency, to turn the counts' ticks into time.
+    pub tsc_khz: u64,
+    /// From the plugin's start to its end.
+    pub elapsed: Duration,
+}
+
+/// Time between the end of the last connection and the conclusion that the plugin closed it on purpose: a process that
+/// exits closes its sockets a moment before its end can be seen.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Sources of completions that are no connections.
+mod source {
+    use outboard_wire::limits::MAX_CONNECTIONS;
+
+    pub const SIGNALS: u32 = MAX_CONNECTIONS as u32;
+    pub const PROCESS: u32 = SIGNALS + 1;
+    pub const VCPUS: u32 = SIGNALS + 2;
+    pub const DEADLINE: u32 = SIGNALS + 3;
+    pub const GRACE: u32 = SIGNALS + 4;
+}
+
+struct Supervisor {
+    events: EventLoop,
+    lifecycle: Lifecycle,
+    process: PluginProcess,
+    process_fd: Arc<OwnedFd>,
+    signals: SignalFd,
+    signals_fd: Arc<OwnedFd>,
+    vcpus_fd: Arc<OwnedFd>,
+    connections: Connections,
+    host: Host,
+}
+
+/// Runs a VM with a plugin until both have ended.
+///
+/// Blocks SIGINT, SIGTERM and SIGHUP for the calling thread and those it starts, and serves them itself. Call it on the
+/// main thread: the plugin is killed by the kernel when the thread that started it ends.
+///
+/// # Errors
+/// A [`StartError`] if the run could not begin; then nothing is left behind.
+pub fn run(settings: &Settings) -> Result<Report, StartError> {
+    let signal_set = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(StartError::call("sigaddset"))?;
+    block(&signal_set).map_err(StartError::call("sigprocmask"))?;
+    let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
+    let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
+    let events = EventLoop::new(limits).map_err(StartError::Events)?;
+    let host = setup::host(settings)?;
+    let started = Instant::now();
+    let (process, control) = spawn(settings)?;
+    let mut supervisor = Supervisor {
+        process_fd: duplicate(process.pidfd())?,
+        signals_fd: duplicate(signals.as_fd())?,
+        vcpus_fd: duplicate(host.vcpus.notice())?,
+        events,
+        lifecycle: Lifecycle::new(),
+        process,
+        signals,
+        connections: Connections::default(),
+        host,
+    };
+    let tsc_khz = supervisor.host.welcome.tsc_khz;
+    let outcome = supervisor.serve(control)?;
+    let stats = supervisor.host.vcpus.stats().clone();
+    Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
+}
+
+fn spawn(settings: &Settings) -> Result<(PluginProcess, OwnedFd), StartError> {
+    let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
+    let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
+    let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
+    let plan = SpawnPlan {
+        program,
+        argv: settings.argv.clone(),
+        extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
+        fds: vec![theirs],
+        namespaces: 0,
+        steps: Vec::new(),
+        filter: None,
+    };
+    // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.
+    Ok((PluginProcess::spawn(&plan).map_err(StartError::Spawn)?, ours))
+}
+
+fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError> {
+    fd.try_clone_to_owned().map(Arc::new).map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))
+}
+
+fn token(source: u32) -> Token {
+    Token { source, generation: 0 }
+}
+
+impl Supervisor {
+    fn serve(&mut self, control: OwnedFd) -> Result<Outcome, StartError> {
+        let connection = self.connections.add(control, false).map_err(StartError::call("the first connection"))?;
+        self.events.recv(&connection.socket, connection.token).map_err(StartError::Events)?;
+        for (fd, source) in [
+            (&self.signals_fd, source::SIGNALS),
+            (&self.process_fd, source::PROCESS),
+            (&self.vcpus_fd, source::VCPUS),
+        ] {
+            self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
+        }
+        let mut completions = Vec::new();
+        loop {
+            if let Some(outcome) = self.lifecycle.outcome() {
+                return Ok(outcome);
+            }
+            self.events.wait(&mut completions).map_err(StartError::Events)?;
+            for completion in completions.drain(..) {
+                self.handle(completion)?;
+            }
+        }
+    }
+
+    fn handle(&mut self, Completion { token, event }: Completion) -> Result<(), StartError> {
+        match token.source {
+            source::SIGNALS => {
+                while let Ok(Some(signal)) = self.signals.read() {
+                    self.step(Input::Signal(signal.signum))?;
+                }
+                self.events.poll_readable(&self.signals_fd, token).map_err(StartError::Events)
+            }
+            source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
+                Some(status) => self.step(Input::ProcessEnded(status)),
+                None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
+            },
+            source::VCPUS => {
+                for (_, ended) in self.host.vcpus.take_ended() {
+                    self.vcpu_ended(ended)?;
+                }
+                self.events.poll_readable(&self.vcpus_fd, token).map_err(StartError::Events)
+            }
+            source::DEADLINE => self.step(Input::DeadlinePassed),
+            source::GRACE => self.grace_passed(),
+            _ => self.connection(token, event),
+        }
+    }
+
+    fn vcpu_ended(&mut self, ended: Ended) -> Result<(), StartError> {
+        let said = ended.to_string();
+        match ended {
+            Ended::Stopped => Ok(()),
+            Ended::GuestShutdown(_) => self.step(Input::GuestShutDown(said)),
+            Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
+            Ended::Violation { .. } => self.step(Input::Violation(said)),
+            Ended::Run { .. } => self.step(Input::HostFailure(said)),
+        }
+    }
+
+    fn step(&mut self, input: Input) -> Result<(), StartError> {
+        log::debug!("{:?}: {input:?}", self.lifecycle.state());
+        for action in self.lifecycle.step(input) {
+            match action {
+                Action::SignalShutdownEvent => {
+                    self.host.shutdown.signal().map_err(StartError::call("signalling the shutdown event"))?;
+                }
+                Action::StopVcpus => {
+                    for (_, ended) in self.host.vcpus.stop() {
+                        self.vcpu_ended(ended)?;
+                    }
+                }
+                Action::ArmDeadline => {
+                    let second = Duration::from_millis(SHUTDOWN_DEADLINE_MS);
+                    self.events.timer(second, token(source::DEADLINE)).map_err(StartError::Events)?;
+                }
+                Action::Kill => self.process.kill().map_err(StartError::call("killing the plugin"))?,
+                Action::Finish => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, token: Token, event: Event) -> Result<(), StartError> {
+        match event {
+            Event::Received(message) => {
+                let turn = self.message(token, &message);
+                self.events.recycle(message);
+                turn
+            }
+            Event::Closed | Event::Failed { .. } => self.disconnected(token),
+            _ => Ok(()),
+        }
+    }
+
+    fn disconnected(&mut self, token: Token) -> Result<(), StartError> {
+        self.connections.remove(token);
+        let alive = matches!(self.lifecycle.state(), State::Starting | State::Running);
+        if self.connections.len() == 0 && alive {
+            self.events.timer(GRACE, self::token(source::GRACE)).map_err(StartError::Events)?;
+        }
+        Ok(())
+    }
+
+    /// The last connection has been closed for a while, and the plugin still lives.
+    fn grace_passed(&mut self) -> Result<(), StartError> {
+        if self.host.vcpus.started() {
+            log::info!("the plugin closed its last connection; the VM goes on");
+            return Ok(());
+        }
+        self.step(Input::ConnectionClosed)
+    }
+
+    fn message(&mut self, token: Token, message: &Message) -> Result<(), StartError> {
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for fd in message.fds() {
+            // A copy, because the loop keeps the message; it fails only when descriptors run out.
+            fds.push(fd.try_clone().map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))?);
+        }
+        let Some(connection) = self.connections.get(token) else { return Ok(()) };
+        let greeted = connection.greeted;
+        let accepted = if message.truncated() || message.fds_truncated() {
+            Err(FrameError::Long)
+        } else {
+            connection.accept(message.bytes(), fds.len())
+        };
+        let (header, body) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => return self.refuse_frame(token, &error),
+        };
+        match (Kind::from_number(header.kind), greeted) {
+            (Some(Kind::Hello), false) => self.hello(token, &header, body),
+            (_, false) => self.step(Input::Violation("it made a request before it said hello".into())),
+            (Some(Kind::Hello), true) => self.reply(token, &header, Err(Errno::EINVAL)),
+            (Some(Kind::NewConnection), true) => {
+                let made = if body.is_empty() && fds.is_empty() { self.new_connection() } else { Err(Errno::EINVAL) };
+                self.reply(token, &header, made)
+            }
+            (Some(kind), true) => {
+                let reply = self.host.serve(kind, body, fds);
+                self.reply(token, &header, reply)
+            }
+            (None, true) => self.reply(token, &header, Err(Errno::ENOTTY)),
+        }
+    }
+
+    /// A frame that is not sound ends the plugin. A frame of another version is answered first, so that the plugin can say
+    /// what it met.
+    fn refuse_frame(&mut self, token: Token, error: &FrameError) -> Result<(), StartError> {
+        if matches!(error, FrameError::Version { .. }) {
+            let header = Header::request(Kind::Hello as u16, 1, 0, 0);
+            self.reply(token, &header, Err(Errno(libc::EPROTONOSUPPORT)))?;
+        }
+        self.step(Input::Violation(error.to_string()))
+    }
+
+    fn hello(&mut self, token: Token, header: &Header, body: &[u8]) -> Result<(), StartError> {
+        match self.host.welcome(body) {
+            Ok((reply, agreed)) => {
+                self.reply(token, header, Ok(reply))?;
+                match agreed {
+                    Ok(()) => {
+                        if let Some(connection) = self.connections.get(token) {
+                            connection.greeted = true;
+                        }
+                        self.step(Input::Connected)
+                    }
+                    Err(said) => self.step(Input::Violation(said)),
+                }
+            }
+            Err(errno) => {
+                self.reply(token, header, Err(errno))?;
+                self.step(Input::Violation(format!("its hello was refused: {errno}")))
+            }
+        }
+    }
+
+    fn new_connection(&mut self) -> Result<Reply, Errno> {
+        let (ours, theirs) = socket::pair()?;
+        let connection = self.connections.add(ours, true)?;
+        let (socket, token) = (Arc::clone(&connection.socket), connection.token);
+        if self.events.recv(&socket, token).is_err() {
+            self.connections.remove(token);
+            return Err(Errno::ENOMEM);
+        }
+        Ok(Reply { body: Vec::new(), fds: vec![theirs] })
+    }
+
+    /// Answers a request and waits for the next one of its connection.
+    fn reply(&mut self, token: Token, request: &Header, reply: Result<Reply, Errno>) -> Result<(), StartError> {
+        let (status, reply) = match reply {
+            Ok(reply) => (0, reply),
+            Err(errno) => {
+                log::debug!("refused request kind {}: {errno}", request.kind);
+                (-errno.0, Reply::default())
+            }
+        };
+        let Some(connection) = self.connections.get(token) else { return Ok(()) };
+        let header = Header::reply(request.kind, request.sequence, status, reply.body.len(), reply.fds.len());
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(&reply.body);
+        let socket = Arc::clone(&connection.socket);
+        self.events.send_then_recv(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
+    }
+}

@@ -1,0 +1,178 @@
+//! All vCPUs of a VM: waiting for their start, running, or ended.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::control::Control;
+use super::ended::Ended;
+use super::run::Runner;
+use super::stats::Stats;
+use crate::sys::eventfd::EventFd;
+use crate::sys::{Errno, affinity};
+
+/// How often a stop is repeated until all threads have ended: a signal that comes between a thread's look at its stop word
+/// and its futex call is lost (timing point 5).
+const REPEAT_STOP: Duration = Duration::from_millis(1);
+
+/// What each vCPU thread sends when it ends. Every thread does: a panic aborts the process (`Cargo.toml`).
+#[derive(Debug)]
+struct Report {
+    vcpu: u32,
+    ended: Ended,
+    stats: Stats,
+}
+
+/// A vCPU as the control thread sees it.
+#[derive(Debug)]
+pub struct Seat {
+    /// How to pause and stop it.
+    pub control: Arc<Control>,
+    /// The eventfd that the plugin may wait on; made when the plugin asks for it.
+    pub eventfd: Arc<OnceLock<OwnedFd>>,
+}
+
+/// The vCPUs of a VM.
+pub struct VcpuSet {
+    seats: Vec<Seat>,
+    /// vCPUs that wait for the start.
+    waiting: Vec<Runner>,
+    threads: Vec<Option<JoinHandle<()>>>,
+    started: bool,
+    reports: Receiver<Report>,
+    sender: Sender<Report>,
+    notice: Arc<EventFd>,
+    stats: Stats,
+}
+
+impl VcpuSet {
+    /// vCPUs that have not started, each with its seat.
+    ///
+    /// # Errors
+    /// `EMFILE` if there is no descriptor for the notice of ended threads.
+    pub fn new(vcpus: Vec<(Runner, Seat)>) -> Result<VcpuSet, Errno> {
+        let (sender, reports) = mpsc::channel();
+        let (waiting, seats) = vcpus.into_iter().unzip();
+        let (threads, notice) = (Vec::new(), Arc::new(EventFd::new()?));
+        Ok(VcpuSet { seats, waiting, threads, started: false, reports, sender, notice, stats: Stats::default() })
+    }
+
+    /// Readable when a vCPU thread has ended; see [`VcpuSet::take_ended`].
+    pub fn notice(&self) -> BorrowedFd<'_> {
+        self.notice.as_fd()
+    }
+
+    /// Number of vCPUs.
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// True for a VM without vCPUs, which there is not.
+    pub fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// True once [`VcpuSet::start`] was called.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Starts one thread per vCPU, named `vcpu0` and so on. `cpus` gives the CPUs that a vCPU may run on, if that was
+    /// asked for.
+    ///
+    /// # Errors
+    /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, then those made are stopped.
+    pub fn start(&mut self, cpus: impl Fn(u32) -> Option<Vec<usize>>) -> Result<(), Errno> {
+        if core::mem::replace(&mut self.started, true) {
+            return Err(Errno::EINVAL);
+        }
+        for (vcpu, runner) in self.waiting.drain(..).enumerate() {
+            let (vcpu, sender, notice) = (vcpu as u32, self.sender.clone(), Arc::clone(&self.notice));
+            let cpus = cpus(vcpu);
+            let body = move || {
+                if let Some(cpus) = cpus
+                    && let Err(errno) = affinity::allow(&cpus)
+                {
+                    log::warn!("vCPU {vcpu} cannot be kept on CPUs {cpus:?}: {errno}");
+                }
+                let (ended, stats) = runner.run();
+                // The receiver outlives the threads; were it gone, nobody would want to know.
+                let _ = sender.send(Report { vcpu, ended, stats });
+                let _ = notice.signal();
+            };
+            let thread = std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body);
+            self.threads.push(Some(thread.map_err(Errno::from)?));
+        }
+        Ok(())
+    }
+
+    /// Gives each vCPU of the mask a PAUSED event.
+    pub fn pause(&self, mask: &[u64], cookie: u64) {
+        for (index, seat) in self.seats.iter().enumerate() {
+            if mask.get(index / 64).is_some_and(|word| word & 1 << (index % 64) != 0) {
+                seat.control.pause(cookie);
+            }
+        }
+    }
+
+    /// The eventfd of a vCPU, made at the first call.
+    ///
+    /// # Errors
+    /// `ENOENT` past the last vCPU; `EMFILE`.
+    pub fn event_fd(&self, vcpu: u32) -> Result<OwnedFd, Errno> {
+        let seat = self.seats.get(vcpu as usize).ok_or(Errno::ENOENT)?;
+        let fd = match seat.eventfd.get() {
+            Some(fd) => fd,
+            None => {
+                let fresh = EventFd::new()?.into();
+                seat.eventfd.get_or_init(|| fresh)
+            }
+        };
+        fd.try_clone().map_err(Errno::from)
+    }
+
+    /// vCPUs that ended since the last call, with the reason.
+    pub fn take_ended(&mut self) -> Vec<(u32, Ended)> {
+        let _ = self.notice.drain();
+        let mut all = Vec::new();
+        while let Ok(report) = self.reports.try_recv() {
+            all.push(self.take(report));
+        }
+        all
+    }
+
+    /// Stops all vCPUs and waits until their threads have ended and the plugin was told. What they ended with is returned.
+    pub fn stop(&mut self) -> Vec<(u32, Ended)> {
+        self.started = true;
+        for runner in self.waiting.drain(..) {
+            runner.close();
+        }
+        let mut all = Vec::new();
+        while self.threads.iter().any(Option::is_some) {
+            for (seat, _) in self.seats.iter().zip(&self.threads).filter(|(_, thread)| thread.is_some()) {
+                seat.control.stop();
+            }
+            match self.reports.recv_timeout(REPEAT_STOP) {
+                Ok(report) => all.push(self.take(report)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        all
+    }
+
+    /// The counts of all vCPUs that have ended.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn take(&mut self, report: Report) -> (u32, Ended) {
+        self.stats.merge(&report.stats);
+        if let Some(thread) = self.threads.get_mut(report.vcpu as usize).and_then(Option::take) {
+            let _ = thread.join();
+        }
+        (report.vcpu, report.ended)
+    }
+}
