@@ -148,7 +148,8 @@ const EXECVE: &str = "execve";
 
 /// Ends the child with its parent, also if that ended before the request was made.
 struct DieWithParent<'a> {
-    reader: BorrowedFd<'a>,
+    /// The child's copy of the reading end of the report, where it is still open.
+    reader: Option<BorrowedFd<'a>>,
     report: BorrowedFd<'a>,
 }
 
@@ -161,7 +162,9 @@ impl ChildStep for DieWithParent<'_> {
         process::set_parent_death_signal(libc::SIGKILL)?;
         // The reading end of the report lives in the parent only, once our copy is closed. Unlike the parent's
         // process id this also tells in a pid namespace of our own.
-        process::close_copy(child, self.reader);
+        if let Some(reader) = self.reader {
+            process::close_copy(child, reader);
+        }
         match process::peer_is_gone(self.report)? {
             true => process::exit_now(127),
             false => Ok(()),
@@ -268,11 +271,13 @@ impl PluginProcess {
         drop(low_report);
         process::set_default_action(libc::SIGCHLD).map_err(failed("sigaction"))?;
 
-        let die = DieWithParent { reader: reader.as_fd(), report: report.as_fd() };
+        let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
+        // Once more at the end: a change of user or group in a step takes the request back (prctl(2)).
+        let die_still = DieWithParent { reader: None, report: report.as_fd() };
         let (place, exec) = (PlaceFds { sources: &sources }, Exec(&image));
         let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals, &place];
         steps.extend(plan.steps.iter().map(|step| &**step));
-        steps.push(&exec);
+        steps.extend([&die_still as &dyn ChildStep, &exec]);
         let child = process::clone_process(plan.namespaces, |child| child_half(child, &steps, report.as_fd()));
         let child = child.map_err(failed("clone3"))?;
         let names: Vec<&'static str> = steps.iter().map(|step| step.name()).collect();

@@ -190,6 +190,19 @@ fn other_threads_do_not_matter() {
     });
 }
 
+/// Takes back the request to die with the parent, as a jail may.
+struct ForgetParent;
+
+impl ChildStep for ForgetParent {
+    fn name(&self) -> &'static str {
+        "forgetting the parent"
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        process::set_parent_death_signal(0)
+    }
+}
+
 /// Not a test by itself: the parent that `the_plugin_dies_with_its_parent` kills.
 #[test]
 #[ignore = "run by another test as a process of its own"]
@@ -197,7 +210,9 @@ fn helper_parent() {
     if std::env::var_os("OUTBOARD_TEST_PARENT").is_none() {
         return;
     }
-    let process = PluginProcess::spawn(&plan("/bin/sleep", &["1000"])).unwrap();
+    let mut plan = plan("/bin/sleep", &["1000"]);
+    plan.steps.push(Box::new(ForgetParent));
+    let process = PluginProcess::spawn(&plan).unwrap();
     eprintln!("\nplugin={}", process.pid());
     std::thread::sleep(Duration::from_secs(1000));
 }
