@@ -51,8 +51,11 @@ pub struct SpawnPlan {
     pub fds: Vec<OwnedFd>,
     /// Namespaces for the child ([`process::NAMESPACE_FLAGS`]); 0 for none.
     pub namespaces: u64,
-    /// Steps between the general ones and the program: a jail. They find the descriptors in place.
+    /// Steps of a jail, with the default signals already and all descriptors still open under their old numbers.
     pub steps: Vec<Box<dyn ChildStep>>,
+    /// The last step before the program: a seccomp filter. Under it the child half calls `execve` and, if that fails,
+    /// `write` and `exit_group`, nothing else.
+    pub filter: Option<Box<dyn ChildStep>>,
 }
 
 /// Why the plugin cannot be started: one sentence.
@@ -272,12 +275,14 @@ impl PluginProcess {
         process::set_default_action(libc::SIGCHLD).map_err(failed("sigaction"))?;
 
         let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
-        // Once more at the end: a change of user or group in a step takes the request back (prctl(2)).
+        // Once more after the jail: a change of user or group in a step takes the request back (prctl(2)).
         let die_still = DieWithParent { reader: None, report: report.as_fd() };
         let (place, exec) = (PlaceFds { sources: &sources }, Exec(&image));
-        let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals, &place];
+        let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals];
         steps.extend(plan.steps.iter().map(|step| &**step));
-        steps.extend([&die_still as &dyn ChildStep, &exec]);
+        steps.extend([&place as &dyn ChildStep, &die_still]);
+        steps.extend(plan.filter.as_deref());
+        steps.push(&exec);
         let child = process::clone_process(plan.namespaces, |child| child_half(child, &steps, report.as_fd()));
         let child = child.map_err(failed("clone3"))?;
         let names: Vec<&'static str> = steps.iter().map(|step| step.name()).collect();

@@ -20,6 +20,7 @@ fn plan(program: &str, arguments: &[&str]) -> SpawnPlan {
         fds: vec![],
         namespaces: 0,
         steps: vec![],
+        filter: None,
     }
 }
 
@@ -96,9 +97,11 @@ fn a_step_that_fails_names_itself_and_leaves_no_process() {
     }
     let mut jailed = plan("/bin/true", &[]);
     jailed.steps.push(Box::new(Refuse));
-    let refused = PluginProcess::spawn(&jailed).unwrap_err();
     let program = PathBuf::from("/bin/true");
-    assert_eq!(refused, SpawnError::Step { program, step: "pivot_root", errno: Errno(libc::EBUSY) });
+    let refused = SpawnError::Step { program, step: "pivot_root", errno: Errno(libc::EBUSY) };
+    assert_eq!(PluginProcess::spawn(&jailed).unwrap_err(), refused);
+    jailed.filter = jailed.steps.pop();
+    assert_eq!(PluginProcess::spawn(&jailed).unwrap_err(), refused);
 }
 
 #[test]
