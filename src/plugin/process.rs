@@ -51,8 +51,11 @@ pub struct SpawnPlan {
     pub fds: Vec<OwnedFd>,
     /// Namespaces for the child ([`process::NAMESPACE_FLAGS`]); 0 for none.
     pub namespaces: u64,
-    /// Steps between the general ones and the program: a jail. They find the descriptors in place.
+    /// Steps of a jail, with the default signals already and all descriptors still open under their old numbers.
     pub steps: Vec<Box<dyn ChildStep>>,
+    /// The last step before the program: a seccomp filter. Under it the child half calls `execve` and, if that fails,
+    /// `write` and `exit_group`, nothing else.
+    pub filter: Option<Box<dyn ChildStep>>,
 }
 
 /// Why the plugin cannot be started: one sentence.
@@ -148,7 +151,8 @@ const EXECVE: &str = "execve";
 
 /// Ends the child with its parent, also if that ended before the request was made.
 struct DieWithParent<'a> {
-    reader: BorrowedFd<'a>,
+    /// The child's copy of the reading end of the report, where it is still open.
+    reader: Option<BorrowedFd<'a>>,
     report: BorrowedFd<'a>,
 }
 
@@ -161,7 +165,9 @@ impl ChildStep for DieWithParent<'_> {
         process::set_parent_death_signal(libc::SIGKILL)?;
         // The reading end of the report lives in the parent only, once our copy is closed. Unlike the parent's
         // process id this also tells in a pid namespace of our own.
-        process::close_copy(child, self.reader);
+        if let Some(reader) = self.reader {
+            process::close_copy(child, reader);
+        }
         match process::peer_is_gone(self.report)? {
             true => process::exit_now(127),
             false => Ok(()),
@@ -268,10 +274,14 @@ impl PluginProcess {
         drop(low_report);
         process::set_default_action(libc::SIGCHLD).map_err(failed("sigaction"))?;
 
-        let die = DieWithParent { reader: reader.as_fd(), report: report.as_fd() };
+        let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
+        // Once more after the jail: a change of user or group in a step takes the request back (prctl(2)).
+        let die_still = DieWithParent { reader: None, report: report.as_fd() };
         let (place, exec) = (PlaceFds { sources: &sources }, Exec(&image));
-        let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals, &place];
+        let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals];
         steps.extend(plan.steps.iter().map(|step| &**step));
+        steps.extend([&place as &dyn ChildStep, &die_still]);
+        steps.extend(plan.filter.as_deref());
         steps.push(&exec);
         let child = process::clone_process(plan.namespaces, |child| child_half(child, &steps, report.as_fd()));
         let child = child.map_err(failed("clone3"))?;

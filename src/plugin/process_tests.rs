@@ -20,6 +20,7 @@ fn plan(program: &str, arguments: &[&str]) -> SpawnPlan {
         fds: vec![],
         namespaces: 0,
         steps: vec![],
+        filter: None,
     }
 }
 
@@ -96,9 +97,11 @@ fn a_step_that_fails_names_itself_and_leaves_no_process() {
     }
     let mut jailed = plan("/bin/true", &[]);
     jailed.steps.push(Box::new(Refuse));
-    let refused = PluginProcess::spawn(&jailed).unwrap_err();
     let program = PathBuf::from("/bin/true");
-    assert_eq!(refused, SpawnError::Step { program, step: "pivot_root", errno: Errno(libc::EBUSY) });
+    let refused = SpawnError::Step { program, step: "pivot_root", errno: Errno(libc::EBUSY) };
+    assert_eq!(PluginProcess::spawn(&jailed).unwrap_err(), refused);
+    jailed.filter = jailed.steps.pop();
+    assert_eq!(PluginProcess::spawn(&jailed).unwrap_err(), refused);
 }
 
 #[test]
@@ -190,6 +193,19 @@ fn other_threads_do_not_matter() {
     });
 }
 
+/// Takes back the request to die with the parent, as a jail may.
+struct ForgetParent;
+
+impl ChildStep for ForgetParent {
+    fn name(&self) -> &'static str {
+        "forgetting the parent"
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        process::set_parent_death_signal(0)
+    }
+}
+
 /// Not a test by itself: the parent that `the_plugin_dies_with_its_parent` kills.
 #[test]
 #[ignore = "run by another test as a process of its own"]
@@ -197,7 +213,9 @@ fn helper_parent() {
     if std::env::var_os("OUTBOARD_TEST_PARENT").is_none() {
         return;
     }
-    let process = PluginProcess::spawn(&plan("/bin/sleep", &["1000"])).unwrap();
+    let mut plan = plan("/bin/sleep", &["1000"]);
+    plan.steps.push(Box::new(ForgetParent));
+    let process = PluginProcess::spawn(&plan).unwrap();
     eprintln!("\nplugin={}", process.pid());
     std::thread::sleep(Duration::from_secs(1000));
 }

@@ -168,11 +168,12 @@ pub fn getpid() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// Asks for `signo` when the *thread* that made this process ends (`PR_SET_PDEATHSIG`). The request is lost when a
-/// set-user-ID program or one with file capabilities is executed.
+/// Asks for `signo` when the *thread* that made this process ends (`PR_SET_PDEATHSIG`). 0 takes
+/// the request back. It is lost, too, when the process changes its user or group, and when it executes a set-user-ID
+/// program or one with file capabilities.
 ///
 /// # Errors
-/// `EINVAL` for no signal.
+/// `EINVAL` for what is no signal.
 pub fn set_parent_death_signal(signo: i32) -> Result<(), Errno> {
     // SAFETY: takes numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signo as libc::c_ulong, 0, 0, 0) })

@@ -25,6 +25,8 @@ const NOBODY: u64 = u64::MAX;
 const SECOND: u64 = 1 << 63;
 /// Generations use the 31 bits between the slot index and [`SECOND`].
 const GENERATIONS: u32 = (1 << 31) - 1;
+/// `IORING_RECVSEND_POLL_FIRST` (Linux 5.19): do not try to receive before the socket is ready.
+const POLL_FIRST: u16 = 1;
 /// Rounds that a drop spends on cancelling before it gives the memory up for good.
 const DROP_ROUNDS: usize = 64;
 
@@ -131,6 +133,8 @@ pub struct Ring<T> {
     ring: IoUring,
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
+    /// [`POLL_FIRST`] if the kernel knows it.
+    poll_first: u16,
     one_thread: PhantomData<*const ()>,
 }
 
@@ -149,7 +153,9 @@ impl<T> Ring<T> {
             return Err(SetupError::TooOld);
         }
         let slots = (0..in_flight).map(|_| Slot { generation: 0, busy: None }).collect();
-        Ok(Ring { ring, slots, free: (0..in_flight).rev().collect(), one_thread: PhantomData })
+        // The mode of Linux 6.1 tells a kernel that knows the flag of 5.19.
+        let poll_first = if ring.params().is_setup_single_issuer() { POLL_FIRST } else { 0 };
+        Ok(Ring { ring, slots, free: (0..in_flight).rev().collect(), poll_first, one_thread: PhantomData })
     }
 
     /// Operations in flight.
@@ -167,7 +173,7 @@ impl<T> Ring<T> {
         let user_data = u64::from(slot.generation) << 32 | u64::from(index);
         let flight = NonNull::from(Box::leak(Box::new(Flight::new(op))));
         // SAFETY: `flight` was leaked on the line above and nothing else refers to it.
-        let (first, second) = unsafe { Flight::entries(flight, user_data) };
+        let (first, second) = unsafe { Flight::entries(flight, user_data, self.poll_first) };
         let pair = second.is_some();
         let pushed = match second {
             // Both halves of a pair in one submission: a link does not reach over its end.
@@ -296,7 +302,7 @@ impl Flight {
     /// # Safety
     /// `this` points to a flight that nobody else refers to, and that nobody touches before the completion of the
     /// entries returned (or before they are thrown away unsubmitted).
-    unsafe fn entries(this: NonNull<Flight>, user_data: u64) -> (Entry, Option<Entry>) {
+    unsafe fn entries(this: NonNull<Flight>, user_data: u64, poll_first: u16) -> (Entry, Option<Entry>) {
         let raw = this.as_ptr();
         // SAFETY: the caller promises sole access. The references made here end with this function; the pointers
         // into the flight that stay in the entries come from `raw` and from the boxes inside the messages.
@@ -304,7 +310,7 @@ impl Flight {
             match &mut (*raw).op {
                 Op::Recv { fd, into } => {
                     ((*raw).recv_vector, (*raw).recv_header) = into.recv_header(&raw mut (*raw).recv_vector);
-                    (recv_entry(fd, &raw mut (*raw).recv_header).user_data(user_data), None)
+                    (recv_entry(fd, &raw mut (*raw).recv_header, 0).user_data(user_data), None)
                 }
                 Op::Send { fd, message } => {
                     ((*raw).send_vector, (*raw).send_header) = message.send_header(&raw mut (*raw).send_vector);
@@ -317,7 +323,8 @@ impl Flight {
                     // suppresses the one of the receive it cancels: one completion in either case.
                     let send =
                         send_entry(fd, &raw const (*raw).send_header).flags(Flags::IO_LINK | Flags::SKIP_SUCCESS);
-                    let recv = recv_entry(fd, &raw mut (*raw).recv_header);
+                    // A peer that keeps the order sends its next request after the reply: nothing to receive yet.
+                    let recv = recv_entry(fd, &raw mut (*raw).recv_header, poll_first);
                     (send.user_data(user_data), Some(recv.user_data(user_data | SECOND)))
                 }
                 Op::Readable { fd } => {
@@ -329,8 +336,8 @@ impl Flight {
     }
 }
 
-fn recv_entry(fd: &OwnedFd, header: *mut libc::msghdr) -> Entry {
-    opcode::RecvMsg::new(Fd(fd.as_raw_fd()), header).flags(libc::MSG_CMSG_CLOEXEC as u32).build()
+fn recv_entry(fd: &OwnedFd, header: *mut libc::msghdr, ioprio: u16) -> Entry {
+    opcode::RecvMsg::new(Fd(fd.as_raw_fd()), header).ioprio(ioprio).flags(libc::MSG_CMSG_CLOEXEC as u32).build()
 }
 
 fn send_entry(fd: &OwnedFd, header: *const libc::msghdr) -> Entry {
