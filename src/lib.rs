@@ -9,6 +9,8 @@
 //! - [`vcpu`]: one thread per vCPU.
 //! - [`event`]: the completion loop of the control thread.
 //! - [`plugin`]: the plugin process, its connections and its requests.
+//! - [`floor`], [`report`]: what an exit costs without a plugin, and the end report.
+//! - [`config`], [`cli`]: the command line.
 
 pub mod sys;
 
@@ -20,3 +22,9 @@ pub mod machine;
 pub mod vcpu;
 
 pub mod plugin;
+
+pub mod config;
+pub mod floor;
+pub mod report;
+
+pub mod cli;

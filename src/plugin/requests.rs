@@ -68,15 +68,15 @@ impl Host {
         let machine = &mut self.machine;
         match kind {
             Kind::Hello | Kind::NewConnection => Err(Errno::EINVAL),
-            Kind::ShutdownEvent => with(bytes, &fds, |_: control::ShutdownEvent| {
-                Ok((Done {}, vec![self.shutdown.try_clone()?.into()]))
-            }),
+            Kind::ShutdownEvent => {
+                with(bytes, &fds, |_: control::ShutdownEvent| Ok((Done {}, vec![self.shutdown.try_clone()?.into()])))
+            }
             Kind::CheckExtension => with(bytes, &fds, |request: control::CheckExtension| {
                 Ok((control::Extension { value: machine.check_extension(request.capability) }, vec![]))
             }),
-            Kind::Start => with(bytes, &fds, |_: control::Start| {
-                done(self.vcpus.start(|vcpu| self.affinity.cpus_of(vcpu)))
-            }),
+            Kind::Start => {
+                with(bytes, &fds, |_: control::Start| done(self.vcpus.start(|vcpu| self.affinity.cpus_of(vcpu))))
+            }
             Kind::CreateMemory => {
                 let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
                 with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))

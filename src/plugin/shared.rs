@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::sys::memfd::{self, Seals};
 use crate::sys::Errno;
+use crate::sys::memfd::{self, Seals};
 use outboard_wire::block::{STRIDE, ToPlugin, ToVmm};
 use outboard_wire::page::{Access, Blocks};
 

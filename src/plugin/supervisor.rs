@@ -114,7 +114,8 @@ struct Supervisor {
 /// # Errors
 /// A [`StartError`] if the run could not begin; then nothing is left behind.
 pub fn run(settings: &Settings) -> Result<Report, StartError> {
-    let signal_set = SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(StartError::call("sigaddset"))?;
+    let signal_set =
+        SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(StartError::call("sigaddset"))?;
     block(&signal_set).map_err(StartError::call("sigprocmask"))?;
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
@@ -168,11 +169,9 @@ impl Supervisor {
     fn serve(&mut self, control: OwnedFd) -> Result<Outcome, StartError> {
         let connection = self.connections.add(control, false).map_err(StartError::call("the first connection"))?;
         self.events.recv(&connection.socket, connection.token).map_err(StartError::Events)?;
-        for (fd, source) in [
-            (&self.signals_fd, source::SIGNALS),
-            (&self.process_fd, source::PROCESS),
-            (&self.vcpus_fd, source::VCPUS),
-        ] {
+        for (fd, source) in
+            [(&self.signals_fd, source::SIGNALS), (&self.process_fd, source::PROCESS), (&self.vcpus_fd, source::VCPUS)]
+        {
             self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
         }
         let mut completions = Vec::new();

@@ -1,0 +1,189 @@
+//! The command line: words in, an exit status out.
+
+use std::ffi::{CString, OsString};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config;
+use crate::plugin::lifecycle::status;
+use crate::plugin::process::validate_program;
+use crate::plugin::{self, Affinity, Report, Settings, StartError};
+use crate::report::{self, Floors};
+use outboard_wire::spin::SpinMode;
+
+/// The hidden command with which the executable starts itself as the plugin of the embedded machine.
+const EMBEDDED: &str = "embedded-machine";
+
+/// Runs a KVM virtual machine whose hardware is another process, the plugin.
+#[derive(Parser)]
+#[command(name = "outboard", version, about, long_about = None, after_help = EXIT_STATUS)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
+    Run(RunArgs),
+    /// Be the plugin of the embedded machine.
+    #[command(name = EMBEDDED, hide = true)]
+    Embedded,
+}
+
+const EXIT_STATUS: &str = "Exit status of run:
+  the plugin's own  it ended by itself, whatever the guest did before
+  1    the plugin died of a signal, outstayed its second after the shutdown event, or could not be executed
+  35   wrong arguments
+  70   a system call failed that should not
+  71   this host lacks something: /dev/kvm, a permission, io_uring
+  73   the plugin broke the protocol
+  74   the guest ended in an exit that nobody serves
+  129, 130, 143
+       ended by SIGHUP, SIGINT or SIGTERM, and the plugin did not end with status 0 within its second";
+
+#[derive(Args)]
+struct RunArgs {
+    /// The plugin's executable, an absolute path.
+    #[arg(long, value_name = "PATH")]
+    plugin: Option<PathBuf>,
+
+    /// An argument for the plugin; repeatable.
+    #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
+    params: Vec<OsString>,
+
+    /// Number of vCPUs.
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+
+    /// CPUs that the vCPU threads may run on: 0,2-3 for all of them, or by vCPU 0=1:1=2-3.
+    #[arg(long, value_name = "SET", value_parser = config::affinity)]
+    cpu_affinity: Option<Affinity>,
+
+    /// How VMM and plugin wait for each other: auto, off, always, or the longest spin in nanoseconds.
+    #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = config::spin)]
+    spin: SpinMode,
+
+    /// Run the plugin with all the rights of the caller. This version has no jail yet, so it always does.
+    #[arg(long)]
+    disable_sandbox: bool,
+
+    /// Print the end report as one line of JSON on standard output.
+    #[arg(long)]
+    json: bool,
+
+    /// Say more on standard error: -v the end report and what happens, -vv also each step.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Carries the command line out; returns the exit status.
+pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
+    match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
+        Err(error) => {
+            // Clap knows that help goes to standard output and errors to standard error.
+            let _ = error.print();
+            if error.use_stderr() { status::USAGE } else { 0 }
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> u8 {
+    start_log(args.verbose);
+    let settings = match settings(args) {
+        Ok(settings) => settings,
+        Err(said) => {
+            say(&said);
+            return status::USAGE;
+        }
+    };
+    if args.plugin.is_some() {
+        say("warning: this version has no jail yet, so the plugin runs with all your rights (--disable-sandbox)");
+    }
+    match plugin::run(&settings) {
+        Ok(report) => finish(args, &settings, &report),
+        Err(error) => {
+            say(&error.to_string());
+            exit_status(&error)
+        }
+    }
+}
+
+/// Prints what the user wants to know of a run.
+fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
+    let status = report.outcome.exit_status();
+    let embedded = args.plugin.is_none();
+    if status != 0 || args.verbose > 0 {
+        say(&report.outcome.to_string());
+    }
+    let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
+    let floors = if wanted { Floors::measure(&settings.kvm, report) } else { Floors::default() };
+    // A reader that went away, such as `head`, is no failure of the run.
+    if args.json {
+        let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
+    } else if wanted && embedded {
+        let _ = write!(std::io::stdout(), "\n{}", report::table(report, &floors));
+    } else if wanted {
+        let _ = write!(std::io::stderr(), "{}", report::table(report, &floors));
+    }
+    status
+}
+
+fn settings(args: &RunArgs) -> Result<Settings, String> {
+    let (program, mut argv) = match &args.plugin {
+        Some(path) => {
+            validate_program(path).map_err(|error| error.to_string())?;
+            (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
+        }
+        None if args.params.is_empty() => {
+            (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
+        }
+        None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned()),
+    };
+    for param in &args.params {
+        argv.push(c_string(param.as_bytes())?);
+    }
+    Ok(Settings {
+        kvm: Path::new("/dev/kvm").to_owned(),
+        program,
+        argv,
+        vcpus: args.cpus,
+        affinity: args.cpu_affinity.clone().unwrap_or_default(),
+        spin: args.spin,
+    })
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, String> {
+    CString::new(bytes).map_err(|_| "an argument holds a zero byte".to_owned())
+}
+
+fn exit_status(error: &StartError) -> u8 {
+    match error {
+        StartError::Kvm(_) | StartError::KvmCall(_) => status::HOST,
+        StartError::Events(error) if error.is_host_lack() => status::HOST,
+        StartError::TooManyVcpus { .. } => status::USAGE,
+        StartError::Spawn(_) => status::PLUGIN_FAILED,
+        StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
+    }
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format(|out, record| writeln!(out, "outboard: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .init();
+}
+
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "outboard: {what}");
+}

@@ -1,0 +1,108 @@
+//! The end report: a table for people, JSON for programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::floor;
+use crate::kvm::System;
+use crate::observe::histogram::Histogram;
+use crate::plugin::Report;
+use crate::vcpu::stats::Kind;
+use outboard_wire::clock;
+
+/// Calls of `KVM_RUN` that a floor is measured with.
+const FLOOR_ROUNDS: u32 = 2000;
+
+/// The floors of the kinds of access that a run had.
+#[derive(Debug, Default)]
+pub struct Floors(Vec<(Kind, Histogram)>);
+
+impl Floors {
+    /// Measures, on this machine and now, what `KVM_RUN` alone costs for each kind that the run had. What cannot be
+    /// measured is left out.
+    pub fn measure(kvm: &Path, report: &Report) -> Floors {
+        let Ok(system) = System::open(kvm) else { return Floors::default() };
+        let had = Kind::ALL.into_iter().filter(|kind| report.stats.of(*kind).count() > 0);
+        Floors(had.filter_map(|kind| Some((kind, floor::measure(&system, kind, FLOOR_ROUNDS).ok()??))).collect())
+    }
+
+    fn of(&self, kind: Kind) -> Option<&Histogram> {
+        self.0.iter().find(|(other, _)| *other == kind).map(|(_, ticks)| ticks)
+    }
+}
+
+/// The table: per kind of exit the count, what the plugin added outside of `KVM_RUN`, and the floor beside it.
+pub fn table(report: &Report, floors: &Floors) -> String {
+    let us = |ticks| clock::to_ns(ticks, report.tsc_khz) as f64 / 1000.0;
+    let mut text = String::new();
+    let _ = writeln!(text, "{:>44}   {:>18}", "outside of KVM_RUN (us)", "bare KVM_RUN (us)");
+    let _ =
+        writeln!(text, "{:<20}{:>8}{:>9}{:>9}{:>9}{:>10}{:>9}", "exit", "count", "p50", "p99", "p99.9", "p50", "p99");
+    for kind in Kind::ALL {
+        let ticks = report.stats.of(kind);
+        if ticks.count() == 0 {
+            continue;
+        }
+        let _ = write!(text, "{:<20}{:>8}", kind.name(), ticks.count());
+        for quantile in [0.5, 0.99, 0.999] {
+            let _ = write!(text, "{:>9.2}", us(ticks.quantile(quantile)));
+        }
+        match floors.of(kind) {
+            Some(floor) => {
+                let _ = writeln!(text, "{:>10.2}{:>9.2}", us(floor.quantile(0.5)), us(floor.quantile(0.99)));
+            }
+            None => text.push_str("         -        -\n"),
+        }
+    }
+    let waits = report.stats.waits;
+    let _ = writeln!(
+        text,
+        "waits for the plugin: {} spun, {} slept; the plugin was woken {} times",
+        waits.spun, waits.slept, waits.wakes
+    );
+    text
+}
+
+/// The same as one JSON object. Times are nanoseconds.
+pub fn json(report: &Report, floors: &Floors) -> Value {
+    let times = |ticks: &Histogram| {
+        let ns = |ticks| clock::to_ns(ticks, report.tsc_khz);
+        json!({
+            "p50": ns(ticks.quantile(0.5)),
+            "p99": ns(ticks.quantile(0.99)),
+            "p99.9": ns(ticks.quantile(0.999)),
+            "max": ns(ticks.max()),
+        })
+    };
+    let exits: Vec<Value> = Kind::ALL
+        .into_iter()
+        .filter(|kind| report.stats.of(*kind).count() > 0)
+        .map(|kind| {
+            let ticks = report.stats.of(kind);
+            json!({
+                "exit": kind.name(),
+                "count": ticks.count(),
+                "outside_ns": times(ticks),
+                "bare_kvm_run_ns": floors.of(kind).map(times),
+            })
+        })
+        .collect();
+    let waits = report.stats.waits;
+    json!({
+        "status": report.outcome.exit_status(),
+        "outcome": report.outcome.to_string(),
+        "elapsed_ns": report.elapsed.as_nanos() as u64,
+        "tsc_khz": report.tsc_khz,
+        "exits": exits,
+        "inside_kvm_run_ns": times(&report.stats.inside),
+        "interrupted": report.stats.interrupted,
+        "waits": {
+            "spun": waits.spun,
+            "slept": waits.slept,
+            "wakes": waits.wakes,
+            "ring_full": waits.ring_full,
+        },
+    })
+}
