@@ -247,20 +247,30 @@ impl PluginEnd {
 /// # Errors
 /// `InvalidInput` for an empty list or more than [`futex::MAX_WAIT_ANY`] ends; `Unsupported` on kernels before 5.16.
 pub fn wait_any(ends: &mut [&mut PluginEnd]) -> io::Result<usize> {
-    if ends.is_empty() || ends.len() > futex::MAX_WAIT_ANY {
+    wait_any_of(ends, 0, |end| end)
+}
+
+/// As [`wait_any`] for values that hold an end each. The search begins at `first` and wraps around, so that a busy end
+/// does not starve the others.
+///
+/// # Errors
+/// As [`wait_any`].
+pub fn wait_any_of<T>(items: &mut [T], first: usize, end: impl Fn(&mut T) -> &mut PluginEnd) -> io::Result<usize> {
+    if items.is_empty() || items.len() > futex::MAX_WAIT_ANY {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "one thread can wait for 1 to 128 vCPUs"));
     }
     let (start, cpu) = clock::now_and_cpu();
     let mut budget = 0;
-    for end in &mut *ends {
+    for item in &mut *items {
+        let end = end(item);
         end.cpu = cpu;
         budget = budget.max(end.spinner.budget(cpu, end.peer_cpu));
     }
-    let limit = Arc::clone(&ends[0].limit);
+    let limit = Arc::clone(&end(&mut items[0]).limit);
     let spin = budget > 0 && limit.enter();
-    let mut found = ends.iter().position(|end| end.pending());
+    let mut found = pending_of(items, first, &end);
     while spin && found.is_none() && clock::now().wrapping_sub(start) <= budget {
-        found = ends.iter().position(|end| end.pending());
+        found = pending_of(items, first, &end);
     }
     if spin {
         limit.leave();
@@ -268,26 +278,31 @@ pub fn wait_any(ends: &mut [&mut PluginEnd]) -> io::Result<usize> {
     let how = if found.is_some() { Waited::Spinning } else { Waited::Sleeping };
     let found = match found {
         Some(index) => index,
-        None => sleep_any(ends)?,
+        None => sleep_any(items, first, &end)?,
     };
     if spin {
-        ends[found].spinner.record(how, clock::now() - start);
+        end(&mut items[found]).spinner.record(how, clock::now() - start);
     }
     Ok(found)
 }
 
-fn sleep_any(ends: &mut [&mut PluginEnd]) -> io::Result<usize> {
+fn pending_of<T>(items: &mut [T], first: usize, end: &impl Fn(&mut T) -> &mut PluginEnd) -> Option<usize> {
+    let count = items.len();
+    (0..count).map(|step| (first % count + step) % count).find(|index| end(&mut items[*index]).pending())
+}
+
+fn sleep_any<T>(items: &mut [T], first: usize, end: &impl Fn(&mut T) -> &mut PluginEnd) -> io::Result<usize> {
     loop {
         // The bells are read before the announcement: a wake after it changes the word that the sleep compares.
-        let bells: Vec<u32> = ends.iter().map(|end| end.bell()).collect();
+        let bells: Vec<u32> = items.iter_mut().map(|item| end(item).bell()).collect();
         let mut slept = Ok(());
-        if ends.iter_mut().all(|end| end.announce(WAIT_FUTEX)) {
-            let words: Vec<_> =
-                ends.iter().zip(&bells).map(|(end, bell)| (&end.to_plugin.event.doorbell, *bell)).collect();
+        if items.iter_mut().all(|item| end(item).announce(WAIT_FUTEX)) {
+            let ends = items.iter_mut().map(|item| &*end(item));
+            let words: Vec<_> = ends.zip(&bells).map(|(end, bell)| (&end.to_plugin.event.doorbell, *bell)).collect();
             slept = futex::wait_any(&words);
         }
-        for end in ends.iter_mut() {
-            end.awake();
+        for item in items.iter_mut() {
+            end(item).awake();
         }
         match slept {
             Err(libc::ENOSYS) => {
@@ -297,7 +312,7 @@ fn sleep_any(ends: &mut [&mut PluginEnd]) -> io::Result<usize> {
             Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
             Ok(()) => {}
         }
-        if let Some(index) = ends.iter().position(|end| end.pending()) {
+        if let Some(index) = pending_of(items, first, end) {
             return Ok(index);
         }
     }

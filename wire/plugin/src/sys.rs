@@ -1,0 +1,114 @@
+//! The few system calls and the one mapping that need `unsafe`; everything above is safe code.
+
+#![allow(unsafe_code)]
+
+use core::ops::Deref;
+use core::slice;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use memmap2::{MmapOptions, MmapRaw};
+use outboard_wire::socket;
+
+/// Takes the inherited control socket over, once per process: `None` the second time.
+pub fn adopt_socket(number: i32) -> io::Result<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(None);
+    }
+    // SAFETY: the VMM made this descriptor for this library and named it in the environment, so no other code of the
+    // process has a claim to it; `TAKEN` keeps this function from taking it twice.
+    let adopted = unsafe { socket::adopt(number) };
+    if adopted.is_err() {
+        TAKEN.store(false, Ordering::Relaxed);
+    }
+    adopted.map(Some)
+}
+
+/// A new memfd that allows seals.
+pub fn memfd() -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was made just now and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Adds seals that are not there yet.
+pub fn seal(fd: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
+    // SAFETY: F_GET_SEALS takes no pointer.
+    let now = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    if now < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if now & seals == seals {
+        return Ok(());
+    }
+    // SAFETY: F_ADD_SEALS takes no pointer.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until the descriptor is readable; `timeout` in milliseconds, negative for none. False: it is not.
+pub fn readable(fd: BorrowedFd<'_>, timeout: i32) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    loop {
+        // SAFETY: `entry` is the one entry that the count announces.
+        match unsafe { libc::poll(&mut entry, 1, timeout) } {
+            0.. => return Ok(entry.revents != 0),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// A whole memfd, mapped shared and writable, seen as atomic words.
+#[derive(Debug)]
+pub struct Words {
+    map: MmapRaw,
+}
+
+impl Words {
+    /// Maps the first `length` bytes, a multiple of 4096, of a memfd, after making sure that it can not shrink.
+    pub fn map(fd: BorrowedFd<'_>, length: usize) -> io::Result<Words> {
+        if length == 0 || !length.is_multiple_of(4096) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        seal(fd, libc::F_SEAL_SHRINK)?;
+        // SAFETY: `libc::stat` is plain data for which zero bytes are valid.
+        let mut stat: libc::stat = unsafe { core::mem::zeroed() };
+        // SAFETY: `stat` is a valid place for the result.
+        if unsafe { libc::fstat(fd.as_raw_fd(), &mut stat) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if (stat.st_size as u64) < length as u64 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Words { map: MmapOptions::new().len(length).map_raw(fd.as_raw_fd())? })
+    }
+
+    /// The first byte.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, `map.len()` bytes long and lives as long as `self`; the file behind it was
+        // at least that long when it was sealed against shrinking, so no access ends in SIGBUS. Any bytes are a valid
+        // AtomicU64, and writes of the guest or another process meet atomic accesses only.
+        unsafe { slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), self.map.len() / 8) }
+    }
+}
