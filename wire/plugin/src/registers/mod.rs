@@ -62,7 +62,7 @@ pub struct Registers {
     deferred: Files,
     /// Files that ride along from the next answer on.
     want: Files,
-    /// Private copy of the event's data. The bytes behind short data, up to the eighth, are zero.
+    /// Private copy of the event's data.
     buffer: Box<[u8; MAX_STRING]>,
 }
 
