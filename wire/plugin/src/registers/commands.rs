@@ -21,6 +21,9 @@ impl Registers {
         self.check_stopped()?;
         let mut value = T::zeroed();
         let bit = ride_along(file);
+        if self.accessing {
+            self.habit.ask(bit);
+        }
         if bit != Files::NONE && self.deferred.contains(bit) {
             self.send_ahead(file)?;
         }

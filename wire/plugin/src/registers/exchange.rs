@@ -61,6 +61,7 @@ impl Registers {
     fn accept_event(&mut self, event: &Event) -> Result<RawEvent, Error> {
         self.length = 0;
         self.reading = false;
+        self.accessing = matches!(event.kind, event_kind::READ | event_kind::WRITE);
         self.here = Files::from_bits(event.files);
         let raw = match event.kind {
             event_kind::READ => {
@@ -109,7 +110,7 @@ impl Registers {
         let mut answer = Answer {
             kind: answer_kind::RESUME,
             files: self.deferred.bits(),
-            want: self.want.bits(),
+            want: (self.want | self.habit.resume()).bits(),
             ..Answer::default()
         };
         if self.reading {

@@ -5,6 +5,7 @@
 
 mod commands;
 mod exchange;
+mod habit;
 
 use kvm_bindings::{kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs};
 use outboard_wire::kvm_abi::{self as abi, File};
@@ -12,6 +13,7 @@ use outboard_wire::limits::{MAX_CPUID, MAX_MSRS, MAX_STRING};
 use outboard_wire::line::answer_kind;
 use outboard_wire::plugin_end::PluginEnd;
 
+use self::habit::Habit;
 use crate::error::Error;
 use crate::space::Files;
 
@@ -19,7 +21,9 @@ use crate::space::Files;
 ///
 /// Every stopped event dereferences to this. Three files can **ride along** with an event, see
 /// [`Registers::want_registers`] and [`Connection::set_hint`](crate::Connection::set_hint): getting such a file costs no
-/// more than a copy. Everything else is a command to the VMM, which costs an exchange with it and an ioctl.
+/// more than a copy. Everything else is a command to the VMM, which costs an exchange with it and an ioctl. A plugin that
+/// asks for general or segment registers at an access finds that they ride along with the accesses that follow, until it
+/// has not asked for a while.
 ///
 /// [`Registers::set_regs`] and the `_on_resume` variants are **deferred**: the values travel with the resume. A get after
 /// such a set in the same stop sends them ahead, and so sees what KVM made of them. Nobody can be
@@ -50,6 +54,8 @@ pub struct Registers {
     end: PluginEnd,
     /// An event waits for its answer.
     stopped: bool,
+    /// The event is an access, not INIT or a pause.
+    accessing: bool,
     /// The event is a read, so the answer carries `length` bytes of `buffer`.
     reading: bool,
     /// The end announced that it sleeps on the eventfd.
@@ -62,6 +68,8 @@ pub struct Registers {
     deferred: Files,
     /// Files that ride along from the next answer on.
     want: Files,
+    /// Files that ride along because the plugin asks for them time and again.
+    habit: Habit,
     /// Private copy of the event's data.
     buffer: Box<[u8; MAX_STRING]>,
 }
@@ -72,12 +80,14 @@ impl Registers {
             id,
             end,
             stopped: false,
+            accessing: false,
             reading: false,
             armed: false,
             length: 0,
             here: Files::NONE,
             deferred: Files::NONE,
             want: Files::NONE,
+            habit: Habit::default(),
             buffer: Box::new([0; MAX_STRING]),
         }
     }
