@@ -246,8 +246,9 @@ impl Supervisor {
 
     fn connection(&mut self, token: Token, event: Event) -> Result<(), StartError> {
         match event {
-            Event::Received(message) => {
-                let turn = self.message(token, &message);
+            Event::Received(mut message) => {
+                let fds = message.take_fds();
+                let turn = self.message(token, &message, fds);
                 self.events.recycle(message);
                 turn
             }
@@ -274,12 +275,7 @@ impl Supervisor {
         self.step(Input::ConnectionClosed)
     }
 
-    fn message(&mut self, token: Token, message: &Message) -> Result<(), StartError> {
-        let mut fds: Vec<OwnedFd> = Vec::new();
-        for fd in message.fds() {
-            // A copy, because the loop keeps the message; it fails only when descriptors run out.
-            fds.push(fd.try_clone().map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))?);
-        }
+    fn message(&mut self, token: Token, message: &Message, fds: Vec<OwnedFd>) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let greeted = connection.greeted;
         let accepted = if message.truncated() || message.fds_truncated() {
