@@ -6,7 +6,7 @@
 mod host;
 mod program;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -126,7 +126,6 @@ fn a_plugin_that_is_none_is_refused_with_its_path() {
     for (path, sentence) in [
         (Path::new("plugin"), "its path must be absolute"),
         (Path::new("./plugin"), "its path must be absolute"),
-        (Path::new(""), "its path must be absolute"),
         (&*missing, "it cannot be found: ENOENT"),
         (&*below, "it cannot be found: ENOTDIR"),
         (folder.path(), "it is not a regular file"),
@@ -139,10 +138,8 @@ fn a_plugin_that_is_none_is_refused_with_its_path() {
         assert!(done.one_sentence().contains(&wanted), "{path:?}: {done:?}");
     }
     // The kernel lets no zero byte into a command line; what is not UTF-8 passes.
-    let strange = OsString::from("/\u{fffd}").as_bytes().iter().map(|byte| byte | 0x80).collect::<Vec<u8>>();
-    let mut path = b"/".to_vec();
-    path.extend(strange);
-    let done = run([OsStr::new("run"), OsStr::new("--plugin"), OsStr::from_bytes(&path)]);
+    let strange = OsStr::from_bytes(b"/\xff\xfe");
+    let done = run([OsStr::new("run"), OsStr::new("--plugin"), strange]);
     done.expect(USAGE);
     assert!(done.one_sentence().contains("it cannot be found: ENOENT"), "{done:?}");
 }

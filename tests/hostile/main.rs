@@ -1,0 +1,2 @@
+//! Plugins that misbehave, and deaths at any moment.
+fn main() {}
