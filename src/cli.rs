@@ -57,7 +57,8 @@ struct RunArgs {
     params: Vec<OsString>,
 
     /// Number of vCPUs.
-    #[arg(short = 'c', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS as i64))]
+    #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS as i64))]
     cpus: u32,
 
     /// CPUs that the vCPU threads may run on: 0,2-3 for all of them, or by vCPU 0=1:1=2-3.

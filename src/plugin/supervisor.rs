@@ -301,12 +301,16 @@ impl Supervisor {
     fn message(&mut self, token: Token, message: &Message, fds: Vec<OwnedFd>) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let greeted = connection.greeted;
-        let accepted = if message.truncated() || message.fds_truncated() {
-            Err(FrameError::Long)
-        } else {
-            connection.accept(message.bytes(), fds.len())
+        // The kernel drops descriptors for which there is no room: in the message, or in this process.
+        let (truncated, dropped) = (message.truncated(), message.fds_truncated());
+        let accepted = match dropped {
+            _ if truncated => Err(FrameError::Long),
+            true if fds.len() >= MAX_FDS => Err(FrameError::TooManyFds),
+            true => connection.accept(message.bytes(), None),
+            false => connection.accept(message.bytes(), Some(fds.len())),
         };
         let (header, body) = match accepted {
+            Ok((header, _)) if dropped && greeted => return self.reply(token, &header, Err(Errno::EMFILE)),
             Ok(accepted) => accepted,
             Err(error) => return self.refuse_frame(token, &error),
         };
@@ -326,12 +330,13 @@ impl Supervisor {
         }
     }
 
-    /// A frame that is not sound ends the plugin. A frame of another version is answered first, so that the plugin can say
-    /// what it met.
+    /// A frame that is not sound ends the plugin. A frame of another version is answered first, and the plugin is given time
+    /// to say what it met.
     fn refuse_frame(&mut self, token: Token, error: &FrameError) -> Result<(), StartError> {
         if matches!(error, FrameError::Version { .. }) {
             let header = Header::request(Kind::Hello as u16, 1, 0, 0);
             self.reply(token, &header, Err(Errno(libc::EPROTONOSUPPORT)))?;
+            return self.step(Input::Mismatch(error.to_string()));
         }
         self.step(Input::Violation(error.to_string()))
     }
@@ -347,12 +352,15 @@ impl Supervisor {
                         }
                         self.step(Input::Connected)
                     }
-                    Err(said) => self.step(Input::Violation(said)),
+                    Err(said) => self.step(Input::Mismatch(said)),
                 }
             }
             Err(errno) => {
                 self.reply(token, header, Err(errno))?;
-                self.step(Input::Violation(format!("its hello was refused: {errno}")))
+                self.step(match errno {
+                    Errno::EINVAL => Input::Violation("its hello has a body of the wrong size".into()),
+                    errno => Input::HostFailure(format!("it could not answer the plugin's hello: {errno}")),
+                })
             }
         }
     }
