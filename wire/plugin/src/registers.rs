@@ -1,5 +1,7 @@
 //! A vCPU's state on this side, and its registers while it stands still.
 
+use core::fmt;
+
 use bytemuck::{NoUninit, Pod, Zeroable};
 use kvm_bindings::{kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs};
 use outboard_wire::block;
@@ -43,7 +45,6 @@ use crate::space::{Files, Space};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Registers {
     id: u32,
     end: PluginEnd,
@@ -63,6 +64,16 @@ pub struct Registers {
     want: Files,
     /// Private copy of the event's data. The bytes behind short data, up to the eighth, are zero.
     buffer: Box<[u8; MAX_STRING]>,
+}
+
+impl fmt::Debug for Registers {
+    /// Leaves out the buffer: events are printed in messages, and four thousand numbers hide the rest.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = out.debug_struct("Registers");
+        shown.field("vcpu", &self.id).field("stopped", &self.stopped).field("data", &self.data());
+        shown.field("here", &self.here).field("deferred", &self.deferred).field("want", &self.want);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Registers {
