@@ -87,7 +87,7 @@ fn slot_flags(request: &CreateMemory) -> Result<u32, Errno> {
 fn check_memfd(request: &CreateMemory, fd: &OwnedFd) -> Result<(), Errno> {
     let end = request.offset.checked_add(request.length).ok_or(Errno(libc::EOVERFLOW))?;
     request.start.checked_add(request.length).ok_or(Errno(libc::EOVERFLOW))?;
-    let unaligned = (request.offset | request.length | request.start) % PAGE != 0;
+    let unaligned = !(request.offset | request.length | request.start).is_multiple_of(PAGE);
     if request.length == 0 || unaligned || !memfd::is_memory_file(fd.as_fd()) {
         return Err(Errno(libc::EINVAL));
     }
