@@ -1,6 +1,6 @@
 //! The machine of most plugin halves: 64 KiB of memory at 0, one guest in real mode at 0x1000.
 
-use outboard_plugin::kvm_bindings::{kvm_regs, kvm_segment};
+use outboard_plugin::kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_regs, kvm_segment};
 use outboard_plugin::{Connection, Error, Event, GuestMemory, Paused, PostedWrite, Read, Registers, Vcpu, Write};
 
 use super::suite::Tested;
@@ -37,10 +37,16 @@ pub fn begin_with(vm: &Connection, id: u32, change: impl FnOnce(&mut kvm_regs)) 
 
 /// Makes a stopped vCPU start at [`CODE`] with data and stack in segment 0.
 pub fn enter(vcpu: &mut Registers, change: impl FnOnce(&mut kvm_regs)) -> Result<(), Error> {
+    make_runnable(vcpu)?;
     vcpu.start_real_mode(0, CODE)?;
     let mut regs = kvm_regs { rip: CODE.into(), rflags: 2, rsp: 0x8000, ..kvm_regs::default() };
     change(&mut regs);
     vcpu.set_regs(&regs)
+}
+
+/// With KVM's interrupt controllers, all vCPUs but the first come out of reset waiting for a start-up IPI.
+fn make_runnable(vcpu: &mut Registers) -> Result<(), Error> {
+    vcpu.set_mp_state(&kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })
 }
 
 /// Makes a stopped vCPU start at [`CODE`] in 64-bit mode with the first GiB and the GiB of [`MMIO`] mapped one to one. The
@@ -55,6 +61,7 @@ pub fn enter_long_mode(vcpu: &mut Registers, memory: &GuestMemory, change: impl 
             memory.write_obj(table + page * 8, &(gib << 30 | page << 21 | LARGE | PRESENT_WRITABLE))?;
         }
     }
+    make_runnable(vcpu)?;
     let mut sregs = vcpu.sregs()?;
     sregs.cr3 = 0x9000;
     sregs.cr4 = 1 << 5; // PAE

@@ -6,7 +6,9 @@
 mod common;
 
 mod access;
+mod posted;
+mod strings;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[access::CASES])
+    common::suite::main(&[access::CASES, posted::CASES, strings::CASES])
 }
