@@ -3,7 +3,9 @@
 use outboard_plugin::{Event, Space};
 
 use crate::common::guest::{long_mode, real_mode};
-use crate::common::machine::{MMIO, begin, begin_long_mode, begin_with, connect, next_read, next_write, refused, written};
+use crate::common::machine::{
+    MMIO, begin, begin_long_mode, begin_with, connect, next_read, next_write, refused, written,
+};
 use crate::common::suite::{Case, Tested, case};
 
 pub const CASES: &[Case] = &[

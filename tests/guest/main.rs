@@ -7,8 +7,10 @@ mod common;
 
 mod access;
 mod posted;
+mod registers;
+mod riding;
 mod strings;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[access::CASES, posted::CASES, strings::CASES])
+    common::suite::main(&[access::CASES, posted::CASES, registers::CASES, riding::CASES, strings::CASES])
 }

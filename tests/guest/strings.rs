@@ -69,7 +69,9 @@ fn a_thousand_bytes_in_arrive_in_order() -> Tested {
     let mut bytes = pattern.iter();
     loop {
         match vcpu.wait()? {
-            Event::Read(read) => read.answer_items(|| (*bytes.next().expect("no more than a page is read ahead")).into()),
+            Event::Read(read) => {
+                read.answer_items(|| (*bytes.next().expect("no more than a page is read ahead")).into())
+            }
             Event::Write(write) => {
                 assert_eq!(write.address(), 0x11);
                 break;
