@@ -6,7 +6,23 @@
 mod common;
 
 mod access;
+mod memory;
+mod pauses;
+mod posted;
+mod refusals;
+mod registers;
+mod riding;
+mod strings;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[access::CASES])
+    common::suite::main(&[
+        access::CASES,
+        memory::CASES,
+        pauses::CASES,
+        refusals::CASES,
+        posted::CASES,
+        registers::CASES,
+        riding::CASES,
+        strings::CASES,
+    ])
 }

@@ -7,6 +7,8 @@ mod commands;
 mod exchange;
 mod habit;
 
+use core::fmt;
+
 use kvm_bindings::{kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs};
 use outboard_wire::kvm_abi::{self as abi, File};
 use outboard_wire::limits::{MAX_CPUID, MAX_MSRS, MAX_STRING};
@@ -48,7 +50,6 @@ use crate::space::Files;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Registers {
     id: u32,
     end: PluginEnd,
@@ -72,6 +73,16 @@ pub struct Registers {
     habit: Habit,
     /// Private copy of the event's data.
     buffer: Box<[u8; MAX_STRING]>,
+}
+
+impl fmt::Debug for Registers {
+    /// Leaves out the buffer: events are printed in messages, and four thousand numbers hide the rest.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = out.debug_struct("Registers");
+        shown.field("vcpu", &self.id).field("stopped", &self.stopped).field("data", &self.data());
+        shown.field("here", &self.here).field("deferred", &self.deferred).field("want", &self.want);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Registers {
