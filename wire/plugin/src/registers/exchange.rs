@@ -52,6 +52,7 @@ impl Registers {
                 let data = write.data.to_le_bytes();
                 self.buffer[..8].copy_from_slice(&data);
                 self.length = usize::from(write.length);
+                self.exit_tsc = write.tsc;
                 Ok(RawEvent::Posted(PostedWrite::from_wire(&write)))
             }
         }
@@ -63,6 +64,7 @@ impl Registers {
         self.reading = false;
         self.accessing = matches!(event.kind, event_kind::READ | event_kind::WRITE);
         self.here = Files::from_bits(event.files);
+        self.exit_tsc = event.tsc;
         let raw = match event.kind {
             event_kind::READ => {
                 self.reading = true;

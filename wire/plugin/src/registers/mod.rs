@@ -63,6 +63,8 @@ pub struct Registers {
     armed: bool,
     /// Bytes of `buffer` that belong to the event.
     length: usize,
+    /// When the guest left for the event taken last.
+    exit_tsc: u64,
     /// Files of this event that lie in the block as KVM has them.
     here: Files,
     /// Files in the own block that the resume sets.
@@ -95,6 +97,7 @@ impl Registers {
             reading: false,
             armed: false,
             length: 0,
+            exit_tsc: 0,
             here: Files::NONE,
             deferred: Files::NONE,
             want: Files::NONE,
@@ -106,6 +109,13 @@ impl Registers {
     /// Number of the vCPU.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// TSC at which the guest left for this event, in ticks of [`Connection::tsc_khz`](crate::Connection::tsc_khz): the
+    /// VMM reads the counter right behind `KVM_RUN`.
+    #[inline]
+    pub fn exit_tsc(&self) -> u64 {
+        self.exit_tsc
     }
 
     /// The files that rode along with this event and were not set since: getting them costs nothing.
