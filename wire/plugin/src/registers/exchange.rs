@@ -112,7 +112,7 @@ impl Registers {
         let mut answer = Answer {
             kind: answer_kind::RESUME,
             files: self.deferred.bits(),
-            want: (self.want | self.habit.resume()).bits(),
+            want: self.want.unwrap_or_else(|| self.habit.resume()).bits(),
             ..Answer::default()
         };
         if self.reading {

@@ -25,7 +25,7 @@ use crate::space::Files;
 /// [`Registers::want_registers`] and [`Connection::set_hint`](crate::Connection::set_hint): getting such a file costs no
 /// more than a copy. Everything else is a command to the VMM, which costs an exchange with it and an ioctl. A plugin that
 /// asks for general or segment registers at an access finds that they ride along with the accesses that follow, until it
-/// has not asked for a while.
+/// has not asked for a while; [`Registers::want_registers`] puts its own choice in place of this.
 ///
 /// [`Registers::set_regs`] and the `_on_resume` variants are **deferred**: the values travel with the resume. A get after
 /// such a set in the same stop sends them ahead, and so sees what KVM made of them. Nobody can be
@@ -69,8 +69,8 @@ pub struct Registers {
     here: Files,
     /// Files in the own block that the resume sets.
     deferred: Files,
-    /// Files that ride along from the next answer on.
-    want: Files,
+    /// Files that ride along from the next answer on, if the plugin said which; else its habit decides.
+    want: Option<Files>,
     /// Files that ride along because the plugin asks for them time and again.
     habit: Habit,
     /// Private copy of the event's data.
@@ -100,7 +100,7 @@ impl Registers {
             exit_tsc: 0,
             here: Files::NONE,
             deferred: Files::NONE,
-            want: Files::NONE,
+            want: None,
             habit: Habit::default(),
             buffer: Box::new([0; MAX_STRING]),
         }
@@ -124,8 +124,8 @@ impl Registers {
         self.here
     }
 
-    /// From this event's answer on, these files ride along with every event of this vCPU. They cost the VMM a copy each
-    /// where KVM has `KVM_CAP_SYNC_REGS`, else an ioctl each.
+    /// From this event's answer on, these files ride along with every event of this vCPU, and no others but those of a
+    /// hint. They cost the VMM a copy each where KVM has `KVM_CAP_SYNC_REGS`, else an ioctl each.
     ///
     /// ```no_run
     /// use outboard_plugin::{Event, Files};
@@ -142,7 +142,7 @@ impl Registers {
     /// # }
     /// ```
     pub fn want_registers(&mut self, files: Files) {
-        self.want = files;
+        self.want = Some(files);
     }
 
     /// The general registers.
