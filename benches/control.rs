@@ -26,7 +26,7 @@ const ROWS: [&str; 6] =
 /// Requests of each row in a turn, of which the first twentieth is not counted. Io events are fewer: KVM waits for a grace
 /// period when one is destroyed, which takes it milliseconds.
 const fn counts(turn: usize) -> [usize; ROWS.len()] {
-    [turn, turn, turn, turn, turn / 20, turn / 20]
+    [turn, turn, turn, turn, turn / 40, turn / 40]
 }
 
 fn main() -> ExitCode {
