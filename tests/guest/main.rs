@@ -6,6 +6,8 @@
 mod common;
 
 mod access;
+mod connections;
+mod many;
 mod memory;
 mod pauses;
 mod posted;
@@ -17,10 +19,12 @@ mod strings;
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
         access::CASES,
+        connections::CASES,
+        many::CASES,
         memory::CASES,
         pauses::CASES,
-        refusals::CASES,
         posted::CASES,
+        refusals::CASES,
         registers::CASES,
         riding::CASES,
         strings::CASES,
