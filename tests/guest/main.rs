@@ -7,6 +7,9 @@ mod common;
 
 mod access;
 mod connections;
+mod doorbells;
+mod ends;
+mod interrupts;
 mod many;
 mod memory;
 mod pauses;
@@ -14,12 +17,16 @@ mod posted;
 mod refusals;
 mod registers;
 mod riding;
+mod running;
 mod strings;
 
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
         access::CASES,
         connections::CASES,
+        doorbells::CASES,
+        ends::CASES,
+        interrupts::CASES,
         many::CASES,
         memory::CASES,
         pauses::CASES,
@@ -27,6 +34,7 @@ fn main() -> std::process::ExitCode {
         refusals::CASES,
         registers::CASES,
         riding::CASES,
+        running::CASES,
         strings::CASES,
     ])
 }
