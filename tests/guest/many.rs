@@ -188,7 +188,17 @@ fn arming_with_something_there_says_so() -> Tested {
     vm.start()?;
     fd.wait()?;
     assert!(!vcpu.arm()?, "INIT is there");
-    assert!(vcpu.try_wait()?.is_some());
+    match vcpu.try_wait()? {
+        Some(Event::Init(mut init)) => enter(&mut init, |_| {})?,
+        other => panic!("{other:?} instead of INIT"),
+    }
+    while vcpu.arm()? {
+        fd.wait()?;
+    }
+    match vcpu.try_wait()? {
+        Some(Event::Read(read)) => assert_eq!(read.address(), 0x10),
+        other => panic!("{other:?} instead of a read"),
+    }
     Ok(())
 }
 
