@@ -47,20 +47,20 @@ impl Runner {
         Runner { vcpu, end, control, rules, registers, stats: Stats::default(), access_open: false }
     }
 
-    /// Runs the guest until it ends or is stopped. Called on the thread that shall run it; afterwards the plugin has been
-    /// told that the VM ended.
-    pub fn run(mut self) -> (Ended, Stats) {
+    /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; [`Runner::close`] has to
+    /// follow.
+    pub fn run(&mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
-        self.end.close();
-        self.stats.waits = self.end.counts();
-        (ended, self.stats)
+        let mut stats = core::mem::take(&mut self.stats);
+        stats.waits = self.end.counts();
+        (ended, stats)
     }
 
-    /// Tells the plugin that the VM ended, for a vCPU that never ran.
+    /// Tells the plugin that the VM ended.
     pub fn close(mut self) {
         self.end.close();
     }

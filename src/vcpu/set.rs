@@ -88,7 +88,7 @@ impl VcpuSet {
         if core::mem::replace(&mut self.started, true) {
             return Err(Errno::EINVAL);
         }
-        for (vcpu, runner) in self.waiting.drain(..).enumerate() {
+        for (vcpu, mut runner) in self.waiting.drain(..).enumerate() {
             let (vcpu, sender, notice) = (vcpu as u32, self.sender.clone(), Arc::clone(&self.notice));
             let cpus = cpus(vcpu);
             let body = move || {
@@ -101,6 +101,8 @@ impl VcpuSet {
                 // The receiver outlives the threads; were it gone, nobody would want to know.
                 let _ = sender.send(Report { vcpu, ended, stats });
                 let _ = notice.signal();
+                // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
+                runner.close();
             };
             let thread = std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body);
             self.threads.push(Some(thread.map_err(Errno::from)?));
