@@ -12,6 +12,7 @@ use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
 use crate::plugin::{self, Affinity, Report, Settings, StartError};
 use crate::report::{self, Floors};
+use outboard_wire::limits::MAX_VCPUS;
 use outboard_wire::spin::SpinMode;
 
 /// The hidden command with which the executable starts itself as the plugin of the embedded machine.
@@ -57,6 +58,7 @@ struct RunArgs {
 
     /// Number of vCPUs.
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS as i64))]
     cpus: u32,
 
     /// CPUs that the vCPU threads may run on: 0,2-3 for all of them, or by vCPU 0=1:1=2-3.

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_value_lies_in_the_bucket_that_ends_at_most_three_percent_above_it() {
         for bit in 0..TOP_BIT {
-            for ticks in [1u64 << bit, (1 << bit) + 1, (1 << bit) | (1 << bit) / 3, (2 << bit) - 1] {
+            for ticks in [1u64 << bit, (1 << bit) + 1, (1 << bit) | ((1 << bit) / 3), (2 << bit) - 1] {
                 let end = upper_end(index(ticks) as u64);
                 assert!(end >= ticks && end - ticks <= ticks / 32, "{ticks} in a bucket that ends at {end}");
             }

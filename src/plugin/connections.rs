@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use zerocopy::FromBytes;
+
 use crate::event::Token;
 use crate::sys::Errno;
 use outboard_wire::error::FrameError;
@@ -22,12 +24,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Checks the next request of this connection.
+    /// Checks the next request of this connection. `fds` is the number of descriptors that came with it; `None` takes the
+    /// header's word for it.
     ///
     /// # Errors
     /// A [`FrameError`] for a frame that is not sound, is a reply, or is not the next one.
-    pub fn accept<'bytes>(&mut self, message: &'bytes [u8], fds: usize) -> Result<(Header, &'bytes [u8]), FrameError> {
-        let (header, body) = frame::parse(message, fds)?;
+    pub fn accept<'bytes>(
+        &mut self,
+        message: &'bytes [u8],
+        fds: Option<usize>,
+    ) -> Result<(Header, &'bytes [u8]), FrameError> {
+        let announced = || Header::read_from_prefix(message).map_or(0, |(header, _)| header.fd_count.into());
+        let (header, body) = frame::parse(message, fds.unwrap_or_else(announced))?;
         if header.flags != 0 {
             return Err(FrameError::Reserved);
         }
@@ -120,10 +128,10 @@ mod tests {
         let token = connections.add(ours, true).unwrap().token;
         let connection = connections.get(token).unwrap();
         let request = |sequence| Header::request(5, sequence, 0, 0);
-        assert!(connection.accept(request(1).as_bytes(), 0).is_ok());
-        let repeated = connection.accept(request(1).as_bytes(), 0).unwrap_err();
+        assert!(connection.accept(request(1).as_bytes(), Some(0)).is_ok());
+        let repeated = connection.accept(request(1).as_bytes(), Some(0)).unwrap_err();
         assert_eq!(repeated, FrameError::Sequence { expected: 2, got: 1 });
         let reply = Header::reply(5, 2, 0, 0, 0);
-        assert_eq!(connection.accept(reply.as_bytes(), 0).unwrap_err(), FrameError::Reserved);
+        assert_eq!(connection.accept(reply.as_bytes(), Some(0)).unwrap_err(), FrameError::Reserved);
     }
 }

@@ -84,6 +84,8 @@ pub enum Input {
     GuestUnserved(String),
     /// The plugin broke the protocol; how, in words.
     Violation(String),
+    /// The plugin speaks another version of the protocol; which, in words. It is given time to say so, too.
+    Mismatch(String),
     /// The VMM failed; at what, in words.
     HostFailure(String),
     /// The timer of [`Action::ArmDeadline`] has run out.
@@ -156,6 +158,7 @@ impl Lifecycle {
             Input::GuestUnserved(reason) => self.shut_down(Cause::GuestUnserved(reason)),
             Input::HostFailure(reason) => self.shut_down(Cause::HostFailure(reason)),
             Input::ConnectionClosed => self.shut_down(Cause::Disconnected),
+            Input::Mismatch(reason) => self.shut_down(Cause::Violation(reason)),
             Input::Violation(reason) => self.kill(Cause::Violation(reason)),
             Input::DeadlinePassed => {
                 if self.state != State::ShuttingDown {

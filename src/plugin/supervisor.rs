@@ -11,11 +11,13 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
-use super::process::{FIRST_FD, PluginProcess, SpawnPlan};
+use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
 use crate::sys::Errno;
+use crate::sys::process::InChild;
+use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
 use crate::vcpu::stats::Stats;
@@ -120,9 +122,10 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
+    let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
     let host = setup::host(settings)?;
     let started = Instant::now();
-    let (process, control) = spawn(settings)?;
+    let (process, control) = spawn(settings, open_files)?;
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -140,7 +143,27 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
 }
 
-fn spawn(settings: &Settings) -> Result<(PluginProcess, OwnedFd), StartError> {
+/// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
+/// plugin costs it descriptors, and programs that use select(2) cannot deal with numbers over 1023.
+struct RestoreOpenFiles(OpenFiles);
+
+impl ChildStep for RestoreOpenFiles {
+    fn name(&self) -> &'static str {
+        "setrlimit(RLIMIT_NOFILE)"
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        rlimit::set_open_files(self.0)
+    }
+}
+
+fn raise_open_files() -> Result<RestoreOpenFiles, Errno> {
+    let before = rlimit::open_files()?;
+    rlimit::set_open_files(OpenFiles { soft: before.hard, ..before })?;
+    Ok(RestoreOpenFiles(before))
+}
+
+fn spawn(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(PluginProcess, OwnedFd), StartError> {
     let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
     let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
     let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
@@ -150,7 +173,7 @@ fn spawn(settings: &Settings) -> Result<(PluginProcess, OwnedFd), StartError> {
         extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
         fds: vec![theirs],
         namespaces: 0,
-        steps: Vec::new(),
+        steps: vec![Box::new(open_files)],
         filter: None,
     };
     // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.
@@ -252,8 +275,9 @@ impl Supervisor {
 
     fn connection(&mut self, token: Token, event: Event) -> Result<(), StartError> {
         match event {
-            Event::Received(message) => {
-                let turn = self.message(token, &message);
+            Event::Received(mut message) => {
+                let fds = message.take_fds();
+                let turn = self.message(token, &message, fds);
                 self.events.recycle(message);
                 turn
             }
@@ -280,20 +304,19 @@ impl Supervisor {
         self.step(Input::ConnectionClosed)
     }
 
-    fn message(&mut self, token: Token, message: &Message) -> Result<(), StartError> {
-        let mut fds: Vec<OwnedFd> = Vec::new();
-        for fd in message.fds() {
-            // A copy, because the loop keeps the message; it fails only when descriptors run out.
-            fds.push(fd.try_clone().map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))?);
-        }
+    fn message(&mut self, token: Token, message: &Message, fds: Vec<OwnedFd>) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let greeted = connection.greeted;
-        let accepted = if message.truncated() || message.fds_truncated() {
-            Err(FrameError::Long)
-        } else {
-            connection.accept(message.bytes(), fds.len())
+        // The kernel drops descriptors for which there is no room: in the message, or in this process.
+        let (truncated, dropped) = (message.truncated(), message.fds_truncated());
+        let accepted = match dropped {
+            _ if truncated => Err(FrameError::Long),
+            true if fds.len() >= MAX_FDS => Err(FrameError::TooManyFds),
+            true => connection.accept(message.bytes(), None),
+            false => connection.accept(message.bytes(), Some(fds.len())),
         };
         let (header, body) = match accepted {
+            Ok((header, _)) if dropped && greeted => return self.reply(token, &header, Err(Errno::EMFILE)),
             Ok(accepted) => accepted,
             Err(error) => return self.refuse_frame(token, &error),
         };
@@ -313,12 +336,13 @@ impl Supervisor {
         }
     }
 
-    /// A frame that is not sound ends the plugin. A frame of another version is answered first, so that the plugin can say
-    /// what it met.
+    /// A frame that is not sound ends the plugin. A frame of another version is answered first, and the plugin is given time
+    /// to say what it met.
     fn refuse_frame(&mut self, token: Token, error: &FrameError) -> Result<(), StartError> {
         if matches!(error, FrameError::Version { .. }) {
             let header = Header::request(Kind::Hello as u16, 1, 0, 0);
             self.reply(token, &header, Err(Errno(libc::EPROTONOSUPPORT)))?;
+            return self.step(Input::Mismatch(error.to_string()));
         }
         self.step(Input::Violation(error.to_string()))
     }
@@ -334,12 +358,15 @@ impl Supervisor {
                         }
                         self.step(Input::Connected)
                     }
-                    Err(said) => self.step(Input::Violation(said)),
+                    Err(said) => self.step(Input::Mismatch(said)),
                 }
             }
             Err(errno) => {
                 self.reply(token, header, Err(errno))?;
-                self.step(Input::Violation(format!("its hello was refused: {errno}")))
+                self.step(match errno {
+                    Errno::EINVAL => Input::Violation("its hello has a body of the wrong size".into()),
+                    errno => Input::HostFailure(format!("it could not answer the plugin's hello: {errno}")),
+                })
             }
         }
     }

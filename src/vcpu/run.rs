@@ -47,22 +47,16 @@ impl Runner {
         Runner { vcpu, end, control, rules, registers, stats: Stats::default(), access_open: false }
     }
 
-    /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; [`Runner::close`] has to
-    /// follow.
+    /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the
+    /// end when the runner is dropped.
     pub fn run(&mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
-        let mut stats = core::mem::take(&mut self.stats);
-        stats.waits = self.end.counts();
-        (ended, stats)
-    }
-
-    /// Tells the plugin that the VM ended.
-    pub fn close(mut self) {
-        self.end.close();
+        self.stats.waits = self.end.counts();
+        (ended, core::mem::take(&mut self.stats))
     }
 
     fn run_guest(&mut self) -> Result<Infallible, Ended> {
@@ -276,6 +270,13 @@ impl Runner {
         let rip = self.vcpu.regs().ok().map(|regs| regs.rip);
         let end = GuestEnd { vcpu: self.vcpu.id(), exit: Box::new(exit), rip };
         if exit == Exit::Shutdown { Ended::GuestShutdown(end) } else { Ended::GuestFailed(end) }
+    }
+}
+
+impl Drop for Runner {
+    /// Whatever becomes of a vCPU, also if it never ran: in the end the plugin's wait for it returns.
+    fn drop(&mut self) {
+        self.end.close();
     }
 }
 

@@ -88,6 +88,7 @@ impl VcpuSet {
         if core::mem::replace(&mut self.started, true) {
             return Err(Errno::EINVAL);
         }
+        let mut failed = Ok(());
         for (vcpu, mut runner) in self.waiting.drain(..).enumerate() {
             let (vcpu, sender, notice) = (vcpu as u32, self.sender.clone(), Arc::clone(&self.notice));
             let cpus = cpus(vcpu);
@@ -102,12 +103,20 @@ impl VcpuSet {
                 let _ = sender.send(Report { vcpu, ended, stats });
                 let _ = notice.signal();
                 // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
-                runner.close();
+                drop(runner);
             };
-            let thread = std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body);
-            self.threads.push(Some(thread.map_err(Errno::from)?));
+            match std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body) {
+                Ok(thread) => self.threads.push(Some(thread)),
+                Err(error) => {
+                    failed = Err(Errno::from(error));
+                    break;
+                }
+            }
         }
-        Ok(())
+        if failed.is_err() {
+            self.stop();
+        }
+        failed
     }
 
     /// Gives each vCPU of the mask a PAUSED event.
@@ -148,9 +157,7 @@ impl VcpuSet {
     /// Stops all vCPUs and waits until their threads have ended and the plugin was told. What they ended with is returned.
     pub fn stop(&mut self) -> Vec<(u32, Ended)> {
         self.started = true;
-        for runner in self.waiting.drain(..) {
-            runner.close();
-        }
+        self.waiting.clear();
         let mut all = Vec::new();
         while self.threads.iter().any(Option::is_some) {
             for (seat, _) in self.seats.iter().zip(&self.threads).filter(|(_, thread)| thread.is_some()) {

@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     case!(registers_set_at_one_pause_are_those_of_the_next),
     case!(the_hint_brings_registers_to_one_access_only),
     case!(the_first_detail_that_matches_decides),
+    case!(registers_asked_for_time_and_again_ride_along_by_habit),
     case!(wrong_hints_are_refused),
 ];
 
@@ -147,6 +148,7 @@ fn round(vcpu: &mut Vcpu) -> Result<[Files; 4], Error> {
     for files in &mut all {
         *files = at_access(vcpu, |vcpu| {
             let files = vcpu.files();
+            vcpu.want_registers(Files::NONE); // the hint alone decides, not the library's habit
             came_along(vcpu, files)?;
             Ok(files)
         })?;
@@ -211,9 +213,30 @@ fn the_first_detail_that_matches_decides() -> Tested {
         ] {
             let mut write = next_write(&mut vcpu)?;
             assert_eq!((write.value(), write.regs()?.rax), (value, value));
+            write.want_registers(Files::NONE); // as above
             came_along(&mut write, files)?;
         }
     }
+    Ok(())
+}
+
+/// Reads a register at every access, then for a long time at none.
+fn registers_asked_for_time_and_again_ride_along_by_habit() -> Tested {
+    let (mut vm, _memory) = connect(three_writes_and_a_read())?;
+    vm.reserve(Space::Port, 0x10..0x13)?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    for access in 0..8 {
+        at_access(&mut vcpu, |vcpu| {
+            assert_eq!(vcpu.files(), if access == 0 { Files::NONE } else { Files::REGS });
+            vcpu.regs()
+        })?;
+    }
+    let mut last = Files::REGS;
+    for _ in 0..200 {
+        last = at_access(&mut vcpu, |vcpu| Ok(vcpu.files()))?;
+    }
+    assert_eq!(last, Files::NONE, "nobody asks any more");
     Ok(())
 }
 

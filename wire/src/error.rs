@@ -68,6 +68,12 @@ pub enum FrameError {
     /// The message did not fit into the receiver's buffer.
     #[error("a control message is longer than the {limit} bytes that one may have", limit = crate::limits::MAX_FRAME)]
     Long,
+    /// More file descriptors came than a message may carry.
+    #[error(
+        "a control message carries more than the {limit} file descriptors that one may have",
+        limit = crate::limits::MAX_FDS
+    )]
+    TooManyFds,
     /// The first four bytes are not the magic number.
     #[error("a control message starts with {0:#010x}, which is not the magic number")]
     Magic(u32),

@@ -25,7 +25,7 @@ pub enum File {
     Fpu = 3,
     /// A list of `struct kvm_msr_entry`.
     Msrs = 4,
-    /// A list of `struct kvm_cpuid_entry2`; can only be set.
+    /// A list of `struct kvm_cpuid_entry2`.
     Cpuid = 5,
     /// `struct kvm_mp_state`.
     MpState = 6,

@@ -6,7 +6,7 @@
 //! - a **control socket** (`AF_UNIX`, `SOCK_SEQPACKET`) that carries one [`frame`] per message: requests of the
 //!   plugin and replies of the VMM, all listed in [`control`];
 //! - two **memfds** with one [`block`] per vCPU in each: `to_plugin`, which only the VMM writes, and `to_vmm`, which
-//!   only the plugin writes. A block starts with one cache line ([`line`]) that carries an event or its answer;
+//!   only the plugin writes. A block starts with one cache line ([`mod@line`]) that carries an event or its answer;
 //!   behind it lie the [`posted`] write ring, register files, string data and a bulk area.
 //!
 //! [`vmm_end`] and [`plugin_end`] are the two ends of a vCPU's exchange. Both run without a system call while the

@@ -127,7 +127,10 @@ fn serve(vcpus: &mut [Vcpu], board: &mut Board) -> Result<bool, Box<dyn error::E
         next = ready + 1;
         match vcpus[ready].try_wait()? {
             Some(Event::Read(read)) => board.read(read),
-            Some(Event::Write(write)) if board.write(&write)? => return Ok(true),
+            Some(Event::Write(write)) if board.write(&write)? => {
+                println!();
+                return Ok(true);
+            }
             Some(Event::Shutdown) => return Ok(false),
             // A vCPU comes out of reset ready to fetch from the end of the ROM, so there is nothing to set up.
             _ => {}

@@ -28,7 +28,7 @@ const VARIABLES: [&str; 2] = ["OUTBOARD_SOCKET", "CROSVM_SOCKET"];
 ///
 /// A connection belongs to one thread at a time; [`Connection::new_connection`] makes one for another thread. Requests are
 /// synchronous: they return when the VMM has done what was asked. A refusal is [`Error::Refused`] and never ends the VM.
-/// When the last connection is dropped the VM goes on.
+/// When the last connection is dropped after the start, the VM goes on.
 ///
 /// ```no_run
 /// use outboard_plugin::{GuestMemory, Region, Space};

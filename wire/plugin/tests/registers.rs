@@ -194,13 +194,17 @@ fn cpuid_is_set_whole_or_not_at_all() {
     let vmm = |vcpu: &mut FakeVcpu, answer: Answer| {
         is(&answer, answer_kind::SET, File::Cpuid);
         assert_eq!((answer.count, answer.length), (256, 10240));
-        assert_eq!(vcpu.bulk(10240)[255 * 40..][..4], 7u32.to_le_bytes());
-        vcpu.reply(0, 256, &[])
+        let entries = vcpu.bulk(10240);
+        assert_eq!(entries[255 * 40..][..4], 7u32.to_le_bytes());
+        let answer = vcpu.reply(0, 0, &[]);
+        is(&answer, answer_kind::GET, File::Cpuid);
+        vcpu.reply(0, 2, &entries[..80])
     };
     stop(0, vmm, |stop| {
         let entries = [kvm_cpuid_entry2 { function: 7, ..Default::default() }; 257];
         assert_eq!(stop.set_cpuid(&entries).unwrap_err().errno(), libc::E2BIG);
         stop.set_cpuid(&entries[..256]).unwrap();
+        assert_eq!(stop.cpuid().unwrap(), entries[..2]);
     });
 }
 
