@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use outboard::sys::affinity;
 
 /// Time that a run may take; a run that takes longer hangs.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A command line of the program under test.
 pub struct Program {
