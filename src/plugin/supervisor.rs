@@ -218,19 +218,25 @@ impl Supervisor {
                 self.events.poll_readable(&self.signals_fd, token).map_err(StartError::Events)
             }
             source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
-                Some(status) => self.step(Input::ProcessEnded(status)),
+                Some(status) => {
+                    // A plugin may exit because a vCPU ended, so that comes first even if both are noticed at once.
+                    self.take_ended_vcpus()?;
+                    self.step(Input::ProcessEnded(status))
+                }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
             source::VCPUS => {
-                for (_, ended) in self.host.vcpus.take_ended() {
-                    self.vcpu_ended(ended)?;
-                }
+                self.take_ended_vcpus()?;
                 self.events.poll_readable(&self.vcpus_fd, token).map_err(StartError::Events)
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
             _ => self.connection(token, event),
         }
+    }
+
+    fn take_ended_vcpus(&mut self) -> Result<(), StartError> {
+        self.host.vcpus.take_ended().into_iter().try_for_each(|(_, ended)| self.vcpu_ended(ended))
     }
 
     fn vcpu_ended(&mut self, ended: Ended) -> Result<(), StartError> {

@@ -60,8 +60,9 @@ impl Runner {
         self
     }
 
-    /// Runs the guest until it ends or is stopped. Called on the thread that shall run it.
-    pub fn run(mut self) -> (Ended, Stats) {
+    /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the
+    /// end when the runner is dropped.
+    pub fn run(&mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
         if self.roams {

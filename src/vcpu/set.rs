@@ -89,7 +89,7 @@ impl VcpuSet {
             return Err(Errno::EINVAL);
         }
         let mut failed = Ok(());
-        for (vcpu, runner) in self.waiting.drain(..).enumerate() {
+        for (vcpu, mut runner) in self.waiting.drain(..).enumerate() {
             let (vcpu, sender, notice) = (vcpu as u32, self.sender.clone(), Arc::clone(&self.notice));
             let cpus = cpus(vcpu);
             let body = move || {
@@ -102,6 +102,8 @@ impl VcpuSet {
                 // The receiver outlives the threads; were it gone, nobody would want to know.
                 let _ = sender.send(Report { vcpu, ended, stats });
                 let _ = notice.signal();
+                // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
+                drop(runner);
             };
             match std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body) {
                 Ok(thread) => self.threads.push(Some(thread)),

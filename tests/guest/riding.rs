@@ -92,7 +92,10 @@ fn a_set_replaces_what_came_along() -> Tested {
     vm.reserve(Space::Port, 0x10..0x13)?;
     vm.start()?;
     let mut vcpu = begin(&vm, 0)?;
-    at_access(&mut vcpu, |vcpu| Ok(vcpu.want_registers(Files::REGS | Files::SREGS)))?;
+    at_access(&mut vcpu, |vcpu| {
+        vcpu.want_registers(Files::REGS | Files::SREGS);
+        Ok(())
+    })?;
     for value in 1..100 {
         let mut stopped = match vcpu.wait()? {
             Event::Write(write) => write,

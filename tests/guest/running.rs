@@ -78,17 +78,10 @@ fn one_cpu_is_enough() -> Tested {
 }
 
 fn on_one_cpu(case: &Case) -> Tested {
-    let allowed = affinity::allowed()?;
     for policy in ["auto", "off", "always", "2000"] {
         let mut program = case.program();
         program.args(["--spin", policy]);
-        // The child inherits what the thread that starts it may use.
-        let start = || {
-            affinity::allow(&allowed[..1]).expect("one of the allowed CPUs");
-            program.start()
-        };
-        let running = std::thread::scope(|scope| scope.spawn(start).join().expect("the program starts"));
-        running.ended().expect(0);
+        program.start_on_one_cpu().ended().expect(0);
     }
     Ok(())
 }
