@@ -302,13 +302,6 @@ impl Runner {
     }
 }
 
-impl Drop for Runner {
-    /// Whatever becomes of a vCPU, also if it never ran: in the end the plugin's wait for it returns.
-    fn drop(&mut self) {
-        self.end.close();
-    }
-}
-
 /// The place in the run page where KVM takes the data of a read from.
 struct DataIn<'run> {
     vcpu: &'run mut Vcpu,

@@ -59,6 +59,7 @@ pub struct VmmEnd {
     woken: u32,
     ticket: u32,
     peer_cpu: u32,
+    closed: bool,
     spinner: Spinner,
     limit: Arc<SpinLimit>,
     eventfd: Arc<OnceLock<OwnedFd>>,
@@ -85,6 +86,7 @@ impl VmmEnd {
             woken: 0,
             ticket: 0,
             peer_cpu: CPU_UNKNOWN,
+            closed: false,
             spinner,
             limit,
             eventfd,
@@ -157,8 +159,12 @@ impl VmmEnd {
         Ok(())
     }
 
-    /// Tells the plugin that the VM ended: the last event, without answer.
+    /// Tells the plugin that the VM ended: the last event, without answer. Dropping an end does the same, so that whatever
+    /// becomes of a vCPU, the plugin's wait for it returns.
     pub fn close(&mut self) {
+        if core::mem::replace(&mut self.closed, true) {
+            return;
+        }
         self.seq = self.seq.wrapping_add(1);
         self.to_plugin.event.publish_shutdown(self.seq);
         fence(Ordering::SeqCst);
@@ -281,5 +287,11 @@ impl VmmEnd {
                 futex::wake(bell);
             }
         }
+    }
+}
+
+impl Drop for VmmEnd {
+    fn drop(&mut self) {
+        self.close();
     }
 }
