@@ -12,8 +12,9 @@ mod around;
 mod ends;
 mod frames;
 mod raw;
+mod sockets;
 mod sys;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[ends::CASES, frames::CASES])
+    common::suite::main(&[ends::CASES, frames::CASES, sockets::CASES])
 }
