@@ -11,10 +11,12 @@ mod mark;
 mod around;
 mod ends;
 mod frames;
+mod lines;
+mod random;
 mod raw;
 mod sockets;
 mod sys;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[ends::CASES, frames::CASES, sockets::CASES])
+    common::suite::main(&[ends::CASES, frames::CASES, lines::CASES, sockets::CASES])
 }
