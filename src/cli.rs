@@ -192,6 +192,7 @@ fn start_log(verbose: u8) {
         .init();
 }
 
+/// Says a line in one piece: the plugin writes to the same standard error.
 fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "outboard: {what}");
+    let _ = std::io::stderr().write_all(format!("outboard: {what}\n").as_bytes());
 }

@@ -252,6 +252,7 @@ impl Supervisor {
                 self.events.recycle(message);
                 turn
             }
+            Event::Sent => self.replied(token),
             Event::Closed | Event::Failed { .. } => self.disconnected(token),
             _ => Ok(()),
         }
@@ -367,6 +368,18 @@ impl Supervisor {
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(&reply.body);
         let socket = Arc::clone(&connection.socket);
-        self.events.send_then_recv(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
+        if reply.fds.is_empty() {
+            return self.events.send_then_recv(&socket, &bytes, reply.fds, token).map_err(StartError::Events);
+        }
+        // Descriptors stay open here until the operation has ended. That must not be the next request: the end of a new
+        // connection could not be seen as long as the plugin's end of it is open here too.
+        self.events.send(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
+    }
+
+    /// A reply with descriptors is on its way: waits for the next request of its connection.
+    fn replied(&mut self, token: Token) -> Result<(), StartError> {
+        let Some(connection) = self.connections.get(token) else { return Ok(()) };
+        let socket = Arc::clone(&connection.socket);
+        self.events.recv(&socket, token).map_err(StartError::Events)
     }
 }
