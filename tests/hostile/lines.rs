@@ -327,7 +327,7 @@ fn garbage_for_everything() -> Tested {
             &bench.to_vmm.progress.taken,
         ];
         let word = words[(random.next() % 8) as usize];
-        word.store(if random.next() % 2 == 0 { small } else { value }, Ordering::SeqCst);
+        word.store(if random.next().is_multiple_of(2) { small } else { value }, Ordering::SeqCst);
         futex::wake(&line.doorbell);
         random.fill(&bench.to_vmm.files.regs[..1]);
     }

@@ -121,7 +121,8 @@ pub fn wait_for_death() -> ! {
 /// A VM whose vCPU 0 is driven by hand.
 pub struct Bench {
     pub raw: Raw,
-    pub memory: GuestMemory,
+    /// Kept for the guest's sake.
+    _memory: GuestMemory,
     pub end: PluginEnd,
     /// The answer line and all else of vCPU 0 that this side writes, once more.
     pub to_vmm: BlockRef<ToVmm>,
@@ -146,7 +147,7 @@ impl Bench {
         let to_plugin = BlockRef::new(&Arc::new(to_plugin), 0).expect("a block");
         let spinner = Spinner::new(SpinMode::Auto, hello.tsc_khz);
         let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus)));
-        let mut bench = Bench { raw, memory, end, to_vmm: view(&blocks), blocks, seq: 0 };
+        let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, seq: 0 };
         assert_eq!(bench.event().kind, event_kind::INIT);
         bench
     }
