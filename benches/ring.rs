@@ -2,20 +2,17 @@
 //!
 //! `cargo bench --bench ring`; JSON lines are appended to the file that `OUTBOARD_BENCH_JSON` names.
 
-#![allow(unsafe_code, reason = "makes memfds")]
-
 mod common;
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use common::report::Report;
-use common::{line, pin};
+use common::{line, memfd, pin};
 use hdrhistogram::Histogram;
-use outboard_wire::block::STRIDE;
 use outboard_wire::clock;
 use outboard_wire::line::{Answer, Event, answer_kind, event_kind};
 use outboard_wire::page::{Access, BlockRef, Blocks};
@@ -96,7 +93,7 @@ fn idle(ticks: u64) {
 
 /// Runs `drive` on the VMM's end while a thread answers on the plugin's.
 fn exchange(vmm: &[usize], plugin: &[usize], mode: SpinMode, khz: u64, drive: impl FnOnce(&mut VmmEnd) + Send) {
-    let (down, up) = (memfd(), memfd());
+    let (down, up) = (memfd::blocks(), memfd::blocks());
     let cpus = pin::allowed().len() as u32;
     let limit = || Arc::new(SpinLimit::for_mode(mode, cpus));
     let mut vmm_end = VmmEnd::new(
@@ -134,15 +131,4 @@ fn exchange(vmm: &[usize], plugin: &[usize], mode: SpinMode, khz: u64, drive: im
             vmm_end.close();
         });
     });
-}
-
-fn memfd() -> OwnedFd {
-    // SAFETY: plain calls with a valid name; the descriptor is new and ours.
-    unsafe {
-        let fd = libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        assert!(fd >= 0, "memfd_create failed");
-        assert_eq!(libc::ftruncate(fd, STRIDE as i64), 0);
-        assert_eq!(libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK), 0);
-        OwnedFd::from_raw_fd(fd)
-    }
 }

@@ -1,5 +1,7 @@
 //! Tables for people, JSON lines for programs.
 
+use std::io::Write as _;
+
 use hdrhistogram::Histogram;
 use outboard_wire::clock;
 use serde_json::{Value, json};
@@ -15,12 +17,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Prints the head of a table.
-    pub fn new(bench: &'static str, khz: u64) -> Report {
+    /// Prints the host's facts, for a bench with tables of its own.
+    pub fn with_facts(bench: &'static str, khz: u64) -> Report {
         let host = super::facts::host();
         println!("{}", super::facts::line(&host));
-        println!("{:<44} {:>10} {:>10} {:>10} {:>10} {:>10}   (ns)", bench, "count", "p50", "p90", "p99", "p99.9");
         Report { bench, host, khz }
+    }
+
+    /// Prints the host's facts and the head of a table.
+    pub fn new(bench: &'static str, khz: u64) -> Report {
+        let report = Report::with_facts(bench, khz);
+        println!("{:<44} {:>10} {:>10} {:>10} {:>10} {:>10}   (ns)", bench, "count", "p50", "p90", "p99", "p99.9");
+        report
     }
 
     /// Prints a row of ticks as nanoseconds, and the same as a JSON line.
@@ -31,13 +39,18 @@ impl Report {
             print!(" {:>10}", ns(quantile));
         }
         println!();
-        let mut json = json!({"bench": self.bench, "row": name, "unit": "ns", "count": ticks.len(), "host": self.host});
-        for (label, quantile) in QUANTILES {
-            json[label] = json!(ns(quantile));
-        }
-        json["max"] = json!(clock::to_ns(ticks.max(), self.khz));
+        let mut json = self.quantiles(ticks);
         json["more"] = more;
-        self.json(&json);
+        self.json(name, json);
+    }
+
+    /// Count and quantiles of ticks, in nanoseconds.
+    pub fn quantiles(&self, ticks: &Histogram<u64>) -> Value {
+        let mut json = json!({"unit": "ns", "count": ticks.len(), "max": clock::to_ns(ticks.max(), self.khz)});
+        for (label, quantile) in QUANTILES {
+            json[label] = json!(self.ns(ticks, quantile));
+        }
+        json
     }
 
     /// Nanoseconds of a quantile.
@@ -45,13 +58,20 @@ impl Report {
         clock::to_ns(ticks.value_at_quantile(quantile), self.khz)
     }
 
-    fn json(&self, line: &Value) {
-        if let Some(path) = std::env::var_os("OUTBOARD_BENCH_JSON") {
-            use std::io::Write as _;
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-            if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-                eprintln!("cannot append to {}: {error}", path.to_string_lossy());
-            }
+    /// Ticks as nanoseconds.
+    pub fn ticks_ns(&self, ticks: u64) -> u64 {
+        clock::to_ns(ticks, self.khz)
+    }
+
+    /// Appends a JSON line: the fields of an object, with the row's name and the host's facts.
+    pub fn json(&self, row: &str, mut line: Value) {
+        let Some(path) = std::env::var_os("OUTBOARD_BENCH_JSON") else { return };
+        line["bench"] = json!(self.bench);
+        line["row"] = json!(row);
+        line["host"] = self.host.clone();
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+            eprintln!("cannot append to {}: {error}", path.to_string_lossy());
         }
     }
 }

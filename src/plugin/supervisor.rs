@@ -11,11 +11,13 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
-use super::process::{FIRST_FD, PluginProcess, SpawnPlan};
+use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
 use crate::sys::Errno;
+use crate::sys::process::InChild;
+use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
 use crate::vcpu::stats::Stats;
@@ -120,9 +122,10 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
+    let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
     let host = setup::host(settings)?;
     let started = Instant::now();
-    let (process, control) = spawn(settings)?;
+    let (process, control) = spawn(settings, open_files)?;
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -140,7 +143,27 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
 }
 
-fn spawn(settings: &Settings) -> Result<(PluginProcess, OwnedFd), StartError> {
+/// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
+/// plugin costs it descriptors, and programs that use select(2) cannot deal with numbers over 1023.
+struct RestoreOpenFiles(OpenFiles);
+
+impl ChildStep for RestoreOpenFiles {
+    fn name(&self) -> &'static str {
+        "setrlimit(RLIMIT_NOFILE)"
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        rlimit::set_open_files(self.0)
+    }
+}
+
+fn raise_open_files() -> Result<RestoreOpenFiles, Errno> {
+    let before = rlimit::open_files()?;
+    rlimit::set_open_files(OpenFiles { soft: before.hard, ..before })?;
+    Ok(RestoreOpenFiles(before))
+}
+
+fn spawn(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(PluginProcess, OwnedFd), StartError> {
     let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
     let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
     let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
@@ -150,7 +173,7 @@ fn spawn(settings: &Settings) -> Result<(PluginProcess, OwnedFd), StartError> {
         extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
         fds: vec![theirs],
         namespaces: 0,
-        steps: Vec::new(),
+        steps: vec![Box::new(open_files)],
         filter: None,
     };
     // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.

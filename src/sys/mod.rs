@@ -15,6 +15,7 @@ pub mod kvm_vm_fd;
 pub mod memfd;
 pub mod message;
 pub mod process;
+pub mod rlimit;
 pub mod signal;
 pub mod uring;
 

@@ -41,8 +41,8 @@ pub const MAX_STRING: usize = 4096;
 /// Bytes of a vCPU's bulk area, which carries register files that do not ride along with an event.
 pub const MAX_BULK: usize = 16 * 1024;
 
-/// MSR entries in one get or set command (KVM's `MAX_IO_MSRS` is 256).
-pub const MAX_MSRS: usize = 256;
+/// MSR entries in one get or set command. KVM takes fewer than its `MAX_IO_MSRS`, which is 256.
+pub const MAX_MSRS: usize = 255;
 
 /// CPUID entries in one set command (KVM's `KVM_MAX_CPUID_ENTRIES` is 256).
 pub const MAX_CPUID: usize = 256;

@@ -188,10 +188,19 @@ impl EventLine {
         self.seq.store(seq, Ordering::Release);
     }
 
+    /// Publishes the SHUTDOWN event as number `seq`.
+    ///
+    /// It may come while the plugin still copies the event before it, so it changes nothing but the kind: whatever mixture
+    /// the plugin copies is either that event or the SHUTDOWN.
+    pub fn publish_shutdown(&self, seq: u32) {
+        self.head.store(pack(event_kind::SHUTDOWN, 0, 0, 0), Ordering::Release);
+        self.seq.store(seq, Ordering::Release);
+    }
+
     /// Copies the fields out; call it after an acquire load of `seq` saw the event.
     #[inline]
     pub fn read(&self) -> Event {
-        let [kind, flags, width, files] = self.head.load(Ordering::Relaxed).to_le_bytes();
+        let [kind, flags, width, files] = self.head.load(Ordering::Acquire).to_le_bytes();
         Event {
             kind,
             flags,

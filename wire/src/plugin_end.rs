@@ -23,6 +23,22 @@ pub enum Incoming {
     Event(Event),
 }
 
+/// The last event. The other fields of its line belong to the event before it.
+const SHUTDOWN: Event = Event {
+    kind: event_kind::SHUTDOWN,
+    flags: 0,
+    width: 0,
+    files: 0,
+    length: 0,
+    posted: 0,
+    address: 0,
+    data: 0,
+    tsc: 0,
+    cpu: 0,
+    status: 0,
+    count: 0,
+};
+
 /// The end that waits for events and answers them. It belongs to one thread at a time.
 #[derive(Debug)]
 pub struct PluginEnd {
@@ -84,7 +100,7 @@ impl PluginEnd {
     #[inline]
     pub fn try_next(&mut self) -> Result<Option<Incoming>, Violation> {
         if self.closed {
-            return Ok(Some(Incoming::Event(Event { kind: event_kind::SHUTDOWN, ..Event::default() })));
+            return Ok(Some(Incoming::Event(SHUTDOWN)));
         }
         if let Some(write) = self.take_posted() {
             return Ok(Some(Incoming::Posted(write)));
@@ -94,11 +110,14 @@ impl PluginEnd {
             return Ok(None);
         }
         let event = self.to_plugin.event.read();
-        if event.posted != self.taken {
-            // A posted write and then this event were published between the two looks above.
+        let shutdown = event.kind == event_kind::SHUTDOWN;
+        if shutdown || event.posted != self.taken {
+            // A posted write and then this event may have been published between the two looks above.
             if let Some(write) = self.take_posted() {
                 return Ok(Some(Incoming::Posted(write)));
             }
+        }
+        if !shutdown && event.posted != self.taken {
             return Err(Violation::PostedPosition { got: event.posted, taken: self.taken, published: self.taken });
         }
         self.take_event(seq, event).map(Some)
@@ -106,10 +125,12 @@ impl PluginEnd {
 
     #[inline]
     fn take_event(&mut self, seq: u32, event: Event) -> Result<Incoming, Violation> {
-        let expected = self.seq.wrapping_add(1);
         if event.kind == event_kind::SHUTDOWN {
             self.closed = true;
-        } else if seq != expected {
+            return Ok(Incoming::Event(SHUTDOWN));
+        }
+        let expected = self.seq.wrapping_add(1);
+        if seq != expected {
             return Err(Violation::Sequence { expected, got: seq });
         }
         if event.kind == 0 || event.kind > event_kind::SHUTDOWN {

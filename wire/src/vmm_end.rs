@@ -13,7 +13,7 @@ use crate::clock::{self, CPU_UNKNOWN};
 use crate::error::Violation;
 use crate::futex;
 use crate::limits::POSTED_SLOTS;
-use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
+use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
 use crate::spin::{SpinLimit, Spinner, Waited};
@@ -153,7 +153,8 @@ impl VmmEnd {
 
     /// Tells the plugin that the VM ended: the last event, without answer.
     pub fn close(&mut self) {
-        self.publish(&Event { kind: event_kind::SHUTDOWN, ..Event::default() });
+        self.seq = self.seq.wrapping_add(1);
+        self.to_plugin.event.publish_shutdown(self.seq);
         fence(Ordering::SeqCst);
         self.wake_peer();
     }

@@ -36,11 +36,42 @@ pub fn load(words: &[AtomicU64], bytes: &mut [u8]) {
 }
 
 /// The value of up to eight bytes, lowest first.
+///
+/// The usual lengths are single loads. That is more than the saved copy: a load which is longer than the store before it
+/// waits until that has left the store buffer.
+///
+/// # Panics
+/// If there are more than eight bytes.
 #[inline]
 pub fn low_bytes(bytes: &[u8]) -> u64 {
-    let mut value = [0; 8];
-    value[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(value)
+    match *bytes {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => {
+            let mut value = [0; 8];
+            value[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(value)
+        }
+    }
+}
+
+/// Stores the low bytes of a value, lowest first, as many as there is room for; room past the eighth becomes zero.
+#[inline]
+pub fn put_low_bytes(place: &mut [u8], value: u64) {
+    let value = value.to_le_bytes();
+    match place {
+        [a] => *a = value[0],
+        [_, _] => place.copy_from_slice(&value[..2]),
+        [_, _, _, _] => place.copy_from_slice(&value[..4]),
+        [_, _, _, _, _, _, _, _] => place.copy_from_slice(&value),
+        _ => {
+            let length = place.len().min(8);
+            place[..length].copy_from_slice(&value[..length]);
+            place[length..].fill(0);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +88,20 @@ mod tests {
             load(&words, &mut back);
             assert_eq!(back, bytes);
         }
+    }
+
+    #[test]
+    fn a_value_comes_back_in_as_many_bytes_as_it_has() {
+        for length in 0..=8 {
+            let mut place = vec![0xee; length];
+            put_low_bytes(&mut place, 0x8877_6655_4433_2211);
+            assert_eq!(place, 0x8877_6655_4433_2211u64.to_le_bytes()[..length]);
+            let mask = u64::MAX.checked_shr(64 - 8 * length as u32).unwrap_or(0);
+            assert_eq!(low_bytes(&place), 0x8877_6655_4433_2211 & mask);
+        }
+        let mut long = [0xee; 10];
+        put_low_bytes(&mut long, u64::MAX);
+        assert_eq!(long, [255, 255, 255, 255, 255, 255, 255, 255, 0, 0]);
     }
 
     #[test]

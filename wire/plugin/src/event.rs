@@ -237,8 +237,13 @@ impl<'a> Read<'a> {
 
     /// Answers with the low bytes of a value and lets the vCPU run on. In string port I/O every item reads this value.
     #[inline]
-    pub fn answer_u64(self, value: u64) {
-        self.answer_items(|| value);
+    pub fn answer_u64(mut self, value: u64) {
+        let (item, data) = (self.access.item(), self.vcpu.data_mut());
+        if item >= data.len() {
+            words::put_low_bytes(data, value);
+        } else {
+            self.answer_items(|| value);
+        }
     }
 
     /// Answers each item of string port I/O with the next value, as a FIFO does, and lets the vCPU run on. A simple access
@@ -247,8 +252,7 @@ impl<'a> Read<'a> {
     pub fn answer_items(mut self, mut next: impl FnMut() -> u64) {
         let width = self.access.item();
         for item in self.vcpu.data_mut().chunks_mut(width) {
-            let length = item.len();
-            item.copy_from_slice(&next().to_le_bytes()[..length]);
+            words::put_low_bytes(item, next());
         }
     }
 }

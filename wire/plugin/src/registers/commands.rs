@@ -21,6 +21,9 @@ impl Registers {
         self.check_stopped()?;
         let mut value = T::zeroed();
         let bit = ride_along(file);
+        if self.accessing {
+            self.habit.ask(bit);
+        }
         if bit != Files::NONE && self.deferred.contains(bit) {
             self.send_ahead(file)?;
         }
@@ -95,8 +98,8 @@ impl Registers {
     /// area. Returns how many entries the VMM got or set, never more than `entries`.
     pub(super) fn command(&mut self, kind: u8, file: File, entries: usize, sent: usize) -> Result<usize, Error> {
         let length = (sent * file.entry_size()) as u32;
-        let (want, count) = (self.want.bits(), entries as u64);
-        self.end.answer(&Answer { kind, want, file: file as u32, count, length, ..Answer::default() });
+        let count = entries as u64;
+        self.end.answer(&Answer { kind, file: file as u32, count, length, ..Answer::default() });
         if kind == answer_kind::SET {
             // One file may change what another holds (EFER is an MSR and in sregs), so none is known any more.
             self.here = Files::NONE;

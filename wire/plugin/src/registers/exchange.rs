@@ -1,4 +1,7 @@
 //! Events as they come, and their answers.
+//!
+//! All of this is inlined into the plugin's loop by force: an event that is passed on through memory from function to
+//! function costs more than what is done with it.
 
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
@@ -12,14 +15,14 @@ use crate::event::{Access, PostedWrite, RawEvent};
 use crate::space::{Files, Space};
 
 impl Registers {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_event(&mut self) -> Result<RawEvent, Error> {
         self.ready()?;
         let incoming = self.end.wait()?;
         self.accept(incoming)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_next_event(&mut self) -> Result<Option<RawEvent>, Error> {
         self.ready()?;
         match self.end.try_next()? {
@@ -29,7 +32,7 @@ impl Registers {
     }
 
     /// Refuses to wait while an event waits for its answer, and takes an announced sleep back.
-    #[inline]
+    #[inline(always)]
     fn ready(&mut self) -> Result<(), Error> {
         if self.stopped {
             return Err(Error::StillStopped(self.id));
@@ -41,7 +44,7 @@ impl Registers {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, incoming: Incoming) -> Result<RawEvent, Error> {
         match incoming {
             Incoming::Event(event) => self.accept_event(&event),
@@ -49,16 +52,19 @@ impl Registers {
                 let data = write.data.to_le_bytes();
                 self.buffer[..8].copy_from_slice(&data);
                 self.length = usize::from(write.length);
+                self.exit_tsc = write.tsc;
                 Ok(RawEvent::Posted(PostedWrite::from_wire(&write)))
             }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn accept_event(&mut self, event: &Event) -> Result<RawEvent, Error> {
         self.length = 0;
         self.reading = false;
+        self.accessing = matches!(event.kind, event_kind::READ | event_kind::WRITE);
         self.here = Files::from_bits(event.files);
+        self.exit_tsc = event.tsc;
         let raw = match event.kind {
             event_kind::READ => {
                 self.reading = true;
@@ -87,18 +93,18 @@ impl Registers {
     }
 
     /// The data of the event: what the guest wrote, or what it is about to read.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn data(&self) -> &[u8] {
         &self.buffer[..self.length.min(MAX_STRING)]
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn data_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[..self.length.min(MAX_STRING)]
     }
 
     /// Answers the event, if there is one that waits: the vCPU runs on. True if there was one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn resume(&mut self) -> bool {
         if !self.stopped {
             return false;
@@ -106,7 +112,7 @@ impl Registers {
         let mut answer = Answer {
             kind: answer_kind::RESUME,
             files: self.deferred.bits(),
-            want: self.want.bits(),
+            want: self.want.unwrap_or_else(|| self.habit.resume()).bits(),
             ..Answer::default()
         };
         if self.reading {
@@ -115,7 +121,7 @@ impl Registers {
                 answer.flags = FLAG_STRING;
                 words::store(&self.end.to_vmm().string, &self.buffer[..self.length]);
             } else {
-                answer.data = words::low_bytes(&self.buffer[..8]);
+                answer.data = words::low_bytes(self.data());
             }
         }
         self.stopped = false;
@@ -138,7 +144,7 @@ impl Registers {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn access(event: &Event) -> Access {
     let space = if event.flags & line::FLAG_MMIO != 0 { Space::Mmio } else { Space::Port };
     Access { space, address: event.address, length: event.length, width: event.width }

@@ -5,6 +5,9 @@
 
 mod commands;
 mod exchange;
+mod habit;
+
+use core::fmt;
 
 use kvm_bindings::{kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs};
 use outboard_wire::kvm_abi::{self as abi, File};
@@ -12,6 +15,7 @@ use outboard_wire::limits::{MAX_CPUID, MAX_MSRS, MAX_STRING};
 use outboard_wire::line::answer_kind;
 use outboard_wire::plugin_end::PluginEnd;
 
+use self::habit::Habit;
 use crate::error::Error;
 use crate::space::Files;
 
@@ -19,7 +23,9 @@ use crate::space::Files;
 ///
 /// Every stopped event dereferences to this. Three files can **ride along** with an event, see
 /// [`Registers::want_registers`] and [`Connection::set_hint`](crate::Connection::set_hint): getting such a file costs no
-/// more than a copy. Everything else is a command to the VMM, which costs an exchange with it and an ioctl.
+/// more than a copy. Everything else is a command to the VMM, which costs an exchange with it and an ioctl. A plugin that
+/// asks for general or segment registers at an access finds that they ride along with the accesses that follow, until it
+/// has not asked for a while; [`Registers::want_registers`] puts its own choice in place of this.
 ///
 /// [`Registers::set_regs`] and the `_on_resume` variants are **deferred**: the values travel with the resume. A get after
 /// such a set in the same stop sends them ahead, and so sees what KVM made of them. Nobody can be
@@ -44,26 +50,41 @@ use crate::space::Files;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Registers {
     id: u32,
     end: PluginEnd,
     /// An event waits for its answer.
     stopped: bool,
+    /// The event is an access, not INIT or a pause.
+    accessing: bool,
     /// The event is a read, so the answer carries `length` bytes of `buffer`.
     reading: bool,
     /// The end announced that it sleeps on the eventfd.
     armed: bool,
     /// Bytes of `buffer` that belong to the event.
     length: usize,
+    /// When the guest left for the event taken last.
+    exit_tsc: u64,
     /// Files of this event that lie in the block as KVM has them.
     here: Files,
     /// Files in the own block that the resume sets.
     deferred: Files,
-    /// Files that ride along from the next answer on.
-    want: Files,
-    /// Private copy of the event's data. The bytes behind short data, up to the eighth, are zero.
+    /// Files that ride along from the next answer on, if the plugin said which; else its habit decides.
+    want: Option<Files>,
+    /// Files that ride along because the plugin asks for them time and again.
+    habit: Habit,
+    /// Private copy of the event's data.
     buffer: Box<[u8; MAX_STRING]>,
+}
+
+impl fmt::Debug for Registers {
+    /// Leaves out the buffer: events are printed in messages, and four thousand numbers hide the rest.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = out.debug_struct("Registers");
+        shown.field("vcpu", &self.id).field("stopped", &self.stopped).field("data", &self.data());
+        shown.field("here", &self.here).field("deferred", &self.deferred).field("want", &self.want);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Registers {
@@ -72,12 +93,15 @@ impl Registers {
             id,
             end,
             stopped: false,
+            accessing: false,
             reading: false,
             armed: false,
             length: 0,
+            exit_tsc: 0,
             here: Files::NONE,
             deferred: Files::NONE,
-            want: Files::NONE,
+            want: None,
+            habit: Habit::default(),
             buffer: Box::new([0; MAX_STRING]),
         }
     }
@@ -87,14 +111,21 @@ impl Registers {
         self.id
     }
 
+    /// TSC at which the guest left for this event, in ticks of [`Connection::tsc_khz`](crate::Connection::tsc_khz): the
+    /// VMM reads the counter right behind `KVM_RUN`.
+    #[inline]
+    pub fn exit_tsc(&self) -> u64 {
+        self.exit_tsc
+    }
+
     /// The files that rode along with this event and were not set since: getting them costs nothing.
     #[inline]
     pub fn files(&self) -> Files {
         self.here
     }
 
-    /// From this event's answer on, these files ride along with every event of this vCPU. They cost the VMM a copy each
-    /// where KVM has `KVM_CAP_SYNC_REGS`, else an ioctl each.
+    /// From this event's answer on, these files ride along with every event of this vCPU, and no others but those of a
+    /// hint. They cost the VMM a copy each where KVM has `KVM_CAP_SYNC_REGS`, else an ioctl each.
     ///
     /// ```no_run
     /// use outboard_plugin::{Event, Files};
@@ -111,7 +142,7 @@ impl Registers {
     /// # }
     /// ```
     pub fn want_registers(&mut self, files: Files) {
-        self.want = files;
+        self.want = Some(files);
     }
 
     /// The general registers.

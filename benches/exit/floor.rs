@@ -1,0 +1,101 @@
+//! The floor: the same guest entered again at once by a bare `KVM_RUN` loop in this process.
+//!
+//! With an [`Echo`] it becomes a reference: each exit is told to another process over pipes or futexes first.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs};
+use memmap2::{MmapMut, MmapRaw};
+use outboard::kvm::{Exit, System, Vcpu};
+use outboard_wire::clock;
+
+use crate::common::echo::Echo;
+use crate::common::pin;
+use crate::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
+use crate::subject::Subject;
+
+/// A vCPU at the first access of a chunk.
+pub struct Bare {
+    vcpu: Vcpu,
+    chunk: usize,
+    cpus: Vec<usize>,
+    echo: Option<Box<dyn Echo>>,
+    registers: bool,
+}
+
+impl Bare {
+    /// A guest of its own, run on these CPUs.
+    pub fn new(access: guest::Access, chunk: u16, cpus: &[usize]) -> Bare {
+        let vcpu = vcpu(&guest::code(access, chunk));
+        Bare { vcpu, chunk: chunk.into(), cpus: cpus.to_vec(), echo: None, registers: false }
+    }
+
+    /// Each exit waits for an answer from elsewhere.
+    pub fn with_echo(self, echo: Box<dyn Echo>) -> Bare {
+        Bare { echo: Some(echo), ..self }
+    }
+
+    /// Each exit and each entry takes the general registers along in the run page.
+    pub fn with_registers(mut self) -> Bare {
+        self.vcpu.page_mut().set_valid_regs(KVM_SYNC_X86_REGS.into());
+        Bare { registers: true, ..self }
+    }
+
+    fn run(&mut self) -> Vec<u64> {
+        let mut left = Vec::with_capacity(self.chunk);
+        loop {
+            self.vcpu.run().expect("nothing interrupts this thread");
+            let (tsc, _) = clock::now_and_cpu();
+            match self.vcpu.page().exit() {
+                Exit::Io(io) if io.port == BARRIER => return left,
+                Exit::Io(_) | Exit::Mmio(_) => {}
+                other => panic!("the guest left with {}", other.name()),
+            }
+            if let Some(echo) = &mut self.echo {
+                echo.exchange();
+            }
+            if self.registers {
+                // Not changed, but KVM cannot know.
+                self.vcpu.page_mut().mark_dirty_regs(KVM_SYNC_X86_REGS.into());
+            }
+            left.push(tsc);
+        }
+    }
+}
+
+impl Subject for Bare {
+    fn chunk(&mut self) -> Vec<u64> {
+        let before = pin::allowed();
+        pin::pin(&self.cpus);
+        let left = self.run();
+        pin::pin(&before);
+        left
+    }
+}
+
+fn vcpu(code: &[u8]) -> Vcpu {
+    let mut memory = MmapMut::map_anon(MEMORY).expect("memory for the guest");
+    memory[usize::from(CODE)..][..code.len()].copy_from_slice(code);
+    let memory: Arc<MmapRaw> = Arc::new(memory.into());
+    let made = System::open(Path::new("/dev/kvm")).map_err(|error| error.to_string()).and_then(|system| {
+        let make = || {
+            let vm = system.create_vm()?;
+            vm.set_tss_addr(0xfffb_d000)?;
+            vm.create_irqchip()?;
+            vm.set_memory_slot(0, 0, 0, memory, 0, MEMORY as u64)?;
+            let vcpu = vm.create_vcpu(0)?;
+            let mut sregs = vcpu.sregs()?;
+            (sregs.cs.base, sregs.cs.selector) = (0, 0);
+            (sregs.ds.base, sregs.ds.selector) = (NOWHERE, (NOWHERE / 16) as u16);
+            vcpu.set_sregs(&sregs)?;
+            vcpu.set_regs(&kvm_regs { rip: CODE.into(), rflags: 2, rdx: PORT.into(), ..kvm_regs::default() })?;
+            Ok(vcpu)
+        };
+        make().map_err(|error: outboard::kvm::KvmError| error.to_string())
+    });
+    made.unwrap_or_else(|error| {
+        eprintln!("no floor can be measured: {error}");
+        std::process::exit(1);
+    })
+}

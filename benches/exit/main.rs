@@ -1,0 +1,100 @@
+//! What an access of the guest costs that another process serves, beside the bare `KVM_RUN` loop on the same guest.
+//!
+//! `cargo bench --bench exit [-- --quick] [--filter TEXT] [--spin POLICY]`; JSON lines are appended to the file that
+//! `OUTBOARD_BENCH_JSON` names.
+//!
+//! The unit is the **period** from one exit to the next, by the TSC that the VMM reads right behind `KVM_RUN`: guest,
+//! exit, service and entry. Floor and plugin take turns of about ten milliseconds, with the round trip t of a cache line
+//! between the two CPUs measured in each turn. **Added** is the median over the turns of what the plugin's p50 is above
+//! the floors around it. The same row as the VMM's own report tells it (time outside of `KVM_RUN`) is the second witness.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod floor;
+mod guest;
+mod plugin;
+mod row;
+mod subject;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::args::Args;
+use common::echo::{self, Echo, Futexes, Pipes};
+use common::place::Place;
+use common::report::Report;
+use common::vmm::PLUGIN;
+use floor::Bare;
+use guest::Access;
+use outboard_wire::clock;
+use plugin::Served;
+use row::{Bound, Known, ROWS, Row};
+use subject::{Amount, measure};
+use table::{Line, Table};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.split_first() {
+        Some((first, rest)) if first == PLUGIN => match plugin::main(rest) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("the plugin's half: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        Some((first, rest)) if first == echo::ECHO => echo::main(rest),
+        _ => bench(&Args::parse()),
+    }
+    ExitCode::SUCCESS
+}
+
+fn bench(args: &Args) {
+    let report = Report::with_facts("exit", clock::measure_khz(Duration::from_millis(50)));
+    for place in Place::all() {
+        let mut table = Table::new(&report, &place, args);
+        let mut known = Known::default();
+        references(args, &place, &mut table, &mut known);
+        for row in &ROWS {
+            served(args, &place, row, &mut table, &mut known);
+        }
+    }
+}
+
+/// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page.
+fn references(args: &Args, place: &Place, table: &mut Table<'_>, known: &mut Known) {
+    let amount = Amount::new(args);
+    let bare = || Bare::new(Access::PortOut, amount.chunk, &place.vmm);
+    let echo = |echo: Box<dyn Echo>| bare().with_echo(echo);
+    let mut reference = |name: &str, make: &dyn Fn() -> Bare| {
+        if !args.wants(&table.full_name(name)) {
+            return None;
+        }
+        let measured = measure(&mut make(), &mut bare(), place, amount);
+        table.line(&Line { name, measured: &measured, bound: Bound::None, known: Known::default(), own: None });
+        Some(table.ns(measured.added))
+    };
+    reference("two pipes", &|| echo(Box::new(Pipes::new(&place.plugin))));
+    known.futexes = reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
+    reference("bare, registers in the run page", &|| bare().with_registers());
+}
+
+/// A row that the plugin serves.
+fn served(args: &Args, place: &Place, row: &Row, table: &mut Table<'_>, known: &mut Known) {
+    if !args.wants(&table.full_name(row.name)) {
+        return;
+    }
+    let amount = Amount::new(args);
+    let mut floor = Bare::new(row.access, amount.chunk, &place.vmm);
+    let mut served = Served::start(row, amount.chunk, place, &args.spin);
+    let measured = measure(&mut served, &mut floor, place, amount);
+    let vmm = served.finish();
+    known.line = measured.line.as_ref().map(|line| table.ns(line.value_at_quantile(0.5) as i64));
+    if row.name == ROWS[0].name {
+        known.first = Some(table.ns(measured.added));
+    }
+    let own = vmm["exits"].as_array().and_then(|exits| exits.iter().find(|exit| exit["exit"] == row.kind)).cloned();
+    let own = own.map(|exit| (exit, vmm));
+    let bound = row.bound(place.is_apart(), place.is_together());
+    table.line(&Line { name: row.name, measured: &measured, bound, known: *known, own });
+}

@@ -1,0 +1,107 @@
+//! The rows, and what each must not exceed.
+
+use crate::guest::Access;
+
+/// What the plugin does with registers at each exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registers {
+    /// Nothing.
+    Untouched,
+    /// They ride along, are read, and are set again with the answer.
+    RideAlong,
+    /// They are asked for by command, and are set again with the answer.
+    Command,
+}
+
+/// One access, served by the plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// In tables, filters and the plugin's command line.
+    pub name: &'static str,
+    /// What the guest does.
+    pub access: Access,
+    /// The range is one of posted writes.
+    pub posted: bool,
+    /// What the plugin does.
+    pub registers: Registers,
+    /// The kind of exit in the VMM's report.
+    pub kind: &'static str,
+}
+
+const fn plain(name: &'static str, access: Access, kind: &'static str) -> Row {
+    Row { name, access, posted: false, registers: Registers::Untouched, kind }
+}
+
+/// All of them. The first is what the rows with registers are compared with.
+pub const ROWS: [Row; 7] = [
+    plain("port out", Access::PortOut, "port write"),
+    plain("port in", Access::PortIn, "port read"),
+    plain("mmio write", Access::MmioWrite, "mmio write"),
+    plain("mmio read", Access::MmioRead, "mmio read"),
+    Row { posted: true, ..plain("port out, posted", Access::PortOut, "port posted write") },
+    Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::PortOut, "port write") },
+    Row { registers: Registers::Command, ..plain("port out, registers asked", Access::PortOut, "port write") },
+];
+
+/// Most that a row may add at p50, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// 1.2 round trips of a cache line and 100 ns.
+    Exchange,
+    /// Half a round trip and 60 ns.
+    Posted,
+    /// 300 ns more than the first row.
+    Registers,
+    /// What the futexes of the reference add.
+    Futexes,
+    /// None was set.
+    None,
+}
+
+/// What is known when a row is judged, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Round trip of a cache line.
+    pub line: Option<f64>,
+    /// What the first row added.
+    pub first: Option<f64>,
+    /// What the reference over futexes added.
+    pub futexes: Option<f64>,
+}
+
+impl Row {
+    /// The bound of the row with both sides apart or together.
+    pub fn bound(&self, apart: bool, together: bool) -> Bound {
+        match (self.registers, self.posted) {
+            _ if together && self.registers == Registers::Untouched => Bound::Futexes,
+            (Registers::Untouched, false) if apart => Bound::Exchange,
+            (Registers::Untouched, true) if apart => Bound::Posted,
+            (Registers::RideAlong, _) if apart => Bound::Registers,
+            _ => Bound::None,
+        }
+    }
+}
+
+impl Bound {
+    /// The limit in nanoseconds, if what it is made of was measured.
+    pub fn limit(self, known: &Known) -> Option<f64> {
+        match self {
+            Bound::Exchange => known.line.map(|line| 1.2 * line + 100.0),
+            Bound::Posted => known.line.map(|line| line / 2.0 + 60.0),
+            Bound::Registers => known.first.map(|first| first + 300.0),
+            Bound::Futexes => known.futexes,
+            Bound::None => None,
+        }
+    }
+
+    /// How it is made, for the table.
+    pub fn formula(self) -> &'static str {
+        match self {
+            Bound::Exchange => "1.2 t + 100",
+            Bound::Posted => "t/2 + 60",
+            Bound::Registers => "port out + 300",
+            Bound::Futexes => "two futexes",
+            Bound::None => "",
+        }
+    }
+}
