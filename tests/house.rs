@@ -49,6 +49,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "wire/tests/golden_lines.rs",
     "wire/plugin/src/sys.rs",
     "tools/demo/src/guest.rs",
+    "benches/common/memfd.rs",
     "benches/common/pin.rs",
     "benches/ring.rs",
     "tests/common/guest.rs",
