@@ -51,7 +51,6 @@ const UNSAFE_ROOMS: &[&str] = &[
     "tools/demo/src/guest.rs",
     "benches/common/memfd.rs",
     "benches/common/pin.rs",
-    "benches/ring.rs",
     "tests/common/guest.rs",
     "tests/cli/host.rs",
     "tests/hostile/sys.rs",

@@ -3,9 +3,9 @@
 //! An executable of its own, whose tests run one after the other, because they look at the clock.
 //!
 //! Two things beyond the program may take longer. The kernel takes a VM down when its last descriptor is closed, which waits
-//! for several grace periods and cannot be interrupted (a child that has not become the plugin yet holds that descriptor too);
-//! and on a busy machine a process waits for a CPU. Both are asked of the
-//! kernel (the stacks of the threads, the pressure of the CPUs), counted, and allowed for a few kills only.
+//! for several grace periods and cannot be interrupted; a child that has not become the plugin yet holds that descriptor too.
+//! And on a busy machine a process waits for a CPU. Both are asked of the kernel (the stacks of the threads, the pressure of
+//! the CPUs), counted, and allowed for a few kills only.
 
 #![allow(missing_docs)]
 
