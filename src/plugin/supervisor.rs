@@ -218,7 +218,14 @@ impl Supervisor {
                 self.events.poll_readable(&self.signals_fd, token).map_err(StartError::Events)
             }
             source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
-                Some(status) => self.step(Input::ProcessEnded(status)),
+                Some(status) => {
+                    // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
+                    // ended with comes first.
+                    for (_, ended) in self.host.vcpus.stop() {
+                        self.vcpu_ended(ended)?;
+                    }
+                    self.step(Input::ProcessEnded(status))
+                }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
             source::VCPUS => {
