@@ -85,7 +85,9 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
         let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
-        (Runner::new(vcpu, end, Arc::clone(&seat.control), rules, sync_caps), seat)
+        let runner = Runner::new(vcpu, end, Arc::clone(&seat.control), rules, sync_caps);
+        // Whoever chose another policy than the automatic one does not want to be helped.
+        (if settings.spin == SpinMode::Auto { runner.roaming() } else { runner }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;

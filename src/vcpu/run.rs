@@ -8,11 +8,12 @@ use super::action::{Access, Action, decide};
 use super::control::Control;
 use super::ended::{Ended, GuestEnd};
 use super::registers::Registers;
+use super::spread::Spread;
 use super::stats::{Kind, Stats};
 use crate::kvm::{Exit, Vcpu};
 use crate::machine::ranges::Space;
 use crate::machine::rules::{Hint, RulesView};
-use crate::sys::{Errno, signal};
+use crate::sys::{Errno, affinity, signal};
 use outboard_wire::clock;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
@@ -29,6 +30,11 @@ pub struct Runner {
     rules: RulesView,
     registers: Registers,
     stats: Stats,
+    spread: Spread,
+    /// The thread may choose among its CPUs.
+    roams: bool,
+    /// These are they, once it runs.
+    cpus: Vec<usize>,
     /// An access was handed out that KVM completes only when it is entered again.
     access_open: bool,
 }
@@ -43,14 +49,24 @@ struct Moment {
 impl Runner {
     /// A runner for a vCPU that has not run yet. `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
     pub fn new(vcpu: Vcpu, end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Runner {
-        let registers = Registers::new(sync_caps);
-        Runner { vcpu, end, control, rules, registers, stats: Stats::default(), access_open: false }
+        let (registers, stats, spread) = (Registers::new(sync_caps), Stats::default(), Spread::default());
+        let (roams, cpus, access_open) = (false, Vec::new(), false);
+        Runner { vcpu, end, control, rules, registers, stats, spread, roams, cpus, access_open }
+    }
+
+    /// Lets the thread move among its CPUs to get out of the plugin's way.
+    pub fn roaming(mut self) -> Runner {
+        self.roams = true;
+        self
     }
 
     /// Runs the guest until it ends or is stopped. Called on the thread that shall run it.
     pub fn run(mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
+        if self.roams {
+            self.cpus = affinity::allowed().unwrap_or_default();
+        }
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
@@ -152,6 +168,9 @@ impl Runner {
             Action::End => return Err(self.guest_end(exit)),
         };
         self.access_open = true;
+        if self.spread.observe(at.cpu, self.end.peer_cpu()) {
+            self.leave_cpu(at.cpu);
+        }
         let now = clock::now();
         self.stats.record(kind, now.wrapping_sub(at.tsc));
         Ok(now)
@@ -252,6 +271,16 @@ impl Runner {
                 }
                 _ => return Err(self.violated(Violation::AnswerKind(kind))),
             }
+        }
+    }
+
+    /// Moves this thread to another CPU, if it may use another one.
+    #[cold]
+    fn leave_cpu(&self, cpu: u32) {
+        let others: Vec<usize> = self.cpus.iter().copied().filter(|other| *other != cpu as usize).collect();
+        if !others.is_empty() && affinity::allow(&others).is_ok() {
+            // The move has happened; from here on the scheduler is free again.
+            let _ = affinity::allow(&self.cpus);
         }
     }
 

@@ -237,6 +237,7 @@ impl PluginEnd {
 
     fn announce(&mut self, mode: u32) -> bool {
         self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
+        self.to_vmm.answer.cpu.store(self.cpu, Ordering::Relaxed);
         self.to_vmm.answer.waiting.store(self.ticket | mode, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.pending() {

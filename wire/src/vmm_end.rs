@@ -104,6 +104,12 @@ impl VmmEnd {
         &self.to_vmm
     }
 
+    /// The CPU that the plugin's thread was on when it was last heard of, or [`CPU_UNKNOWN`].
+    #[inline]
+    pub fn peer_cpu(&self) -> u32 {
+        self.peer_cpu
+    }
+
     /// How often the slow paths were taken so far.
     pub fn counts(&self) -> WaitCounts {
         self.counts
@@ -261,6 +267,7 @@ impl VmmEnd {
     #[cold]
     fn ring_doorbell(&mut self, waiting: u32) {
         self.woken = waiting;
+        self.peer_cpu = self.to_vmm.answer.cpu.load(Ordering::Relaxed);
         self.counts.wakes += 1;
         match waiting & WAIT_MODE {
             WAIT_EVENTFD => {
