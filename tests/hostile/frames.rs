@@ -52,7 +52,7 @@ fn garbage() -> Tested {
 }
 
 fn one_byte() -> Tested {
-    Raw::greeted().0.send(&[b'O']);
+    Raw::greeted().0.send(b"O");
     wait_for_death()
 }
 
