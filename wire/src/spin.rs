@@ -30,6 +30,10 @@ pub const AUTO_MAX_NS: u64 = 50_000;
 /// Shortest spin in automatic mode while spinning pays, in nanoseconds: bridges the jitter of a quick peer.
 pub const AUTO_MIN_NS: u64 = 4_000;
 
+/// Looks at a line between two looks at the clock. Reading the clock takes longer than looking at a line that has not
+/// changed, so an answer would often come while it is read.
+pub const POLLS: u32 = 8;
+
 /// Waits that are slept through before a spin is tried again; doubled with every failed try.
 const FIRST_RETRY: u32 = 16;
 const LAST_RETRY: u32 = 1024;

@@ -16,7 +16,7 @@ use crate::limits::POSTED_SLOTS;
 use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
-use crate::spin::{SpinLimit, Spinner, Waited};
+use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
 
 /// Why a wait for the plugin ended without its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,11 +181,11 @@ impl VmmEnd {
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
         if spin {
-            let result = self.spin(start, budget, stop, &ready);
+            let (result, looked) = self.spin(start, budget, stop, &ready);
             self.limit.leave();
             if let Some(result) = result {
                 self.counts.spun += 1;
-                self.spinner.record(Waited::Spinning, clock::now() - start);
+                self.spinner.record(Waited::Spinning, looked.wrapping_sub(start));
                 return result;
             }
         }
@@ -197,6 +197,7 @@ impl VmmEnd {
         result
     }
 
+    /// Polls until there is a result or the budget is used up. Returns when the clock was read last, too.
     #[inline]
     fn spin<T>(
         &mut self,
@@ -204,10 +205,13 @@ impl VmmEnd {
         budget: u64,
         stop: &AtomicU32,
         ready: &impl Ready<T>,
-    ) -> Option<Result<T, Ended>> {
+    ) -> (Option<Result<T, Ended>>, u64) {
+        let mut looked = start;
         loop {
-            if let Some(result) = ready(&self.to_vmm) {
-                return Some(result.map_err(Ended::Violation));
+            for _ in 0..POLLS {
+                if let Some(result) = ready(&self.to_vmm) {
+                    return (Some(result.map_err(Ended::Violation)), looked);
+                }
             }
             // A sleeping plugin shows itself in the line that is polled anyway. This look may come too early, but the
             // next turn's does not, and before this thread sleeps there is a fence.
@@ -215,10 +219,11 @@ impl VmmEnd {
                 self.wake_peer();
             }
             if stop.load(Ordering::Relaxed) != 0 {
-                return Some(Err(Ended::Stopped));
+                return (Some(Err(Ended::Stopped)), looked);
             }
-            if clock::now().wrapping_sub(start) > budget {
-                return None;
+            looked = clock::now();
+            if looked.wrapping_sub(start) > budget {
+                return (None, looked);
             }
         }
     }
