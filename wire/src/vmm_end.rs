@@ -230,6 +230,12 @@ impl VmmEnd {
 
     #[cold]
     fn sleep<T>(&mut self, stop: &AtomicU32, ready: &impl Ready<T>) -> Result<T, Ended> {
+        // A plugin that sleeps on this CPU may run as soon as it is woken. It then finds nobody announced whom it had to wake,
+        // and its answer is here before this thread has to sleep. That a plugin is never missed is for the loop to see to.
+        self.wake_peer();
+        if let Some(result) = ready(&self.to_vmm) {
+            return result.map_err(Ended::Violation);
+        }
         loop {
             let bell = self.to_vmm.answer.doorbell.load(Ordering::Acquire);
             self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
