@@ -9,8 +9,8 @@ pub enum Registers {
     Untouched,
     /// They ride along, are read, and are set again with the answer.
     RideAlong,
-    /// They are asked for by command, and are set again with the answer.
-    Command,
+    /// As `RideAlong`, but the plugin never said that it wants them: the first ones are commands, until the SDK has learned.
+    Unannounced,
 }
 
 /// One access, served by the plugin.
@@ -40,7 +40,10 @@ pub const ROWS: [Row; 7] = [
     plain("mmio read", Access::MmioRead, "mmio read"),
     Row { posted: true, ..plain("port out, posted", Access::PortOut, "port posted write") },
     Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::PortOut, "port write") },
-    Row { registers: Registers::Command, ..plain("port out, registers asked", Access::PortOut, "port write") },
+    Row {
+        registers: Registers::Unannounced,
+        ..plain("port out, registers unannounced", Access::PortOut, "port write")
+    },
 ];
 
 /// Most that a row may add at p50, in nanoseconds.
