@@ -41,6 +41,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/sys/",
     "src/kvm/run.rs",
     "wire/src/page.rs",
+    "wire/src/prefetch.rs",
     "wire/src/futex.rs",
     "wire/src/clock.rs",
     "wire/src/kvm_abi.rs",
