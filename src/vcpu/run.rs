@@ -206,6 +206,7 @@ impl Runner {
         }
         if files != 0 {
             event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
+            self.end.to_plugin().files.push(event.files);
         }
         let answer = self.converse(&event, true)?;
         if event.files != 0 {

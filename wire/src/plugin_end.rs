@@ -235,6 +235,9 @@ impl PluginEnd {
     /// Answers the event taken last.
     #[inline]
     pub fn answer(&mut self, answer: &Answer) {
+        if answer.files != 0 {
+            self.to_vmm.files.push(answer.files);
+        }
         self.to_vmm.answer.publish(self.seq, &Answer { cpu: self.cpu, ..*answer });
         self.lent = answer.files;
         // The VMM's thread polls this line, so the answer is on its way already; the fence only makes sure that a VMM that
