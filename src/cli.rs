@@ -182,10 +182,17 @@ fn start_log(verbose: u8) {
     };
     env_logger::Builder::new()
         .filter_level(level)
-        .format(|out, record| writeln!(out, "outboard: {}: {}", record.level().as_str().to_lowercase(), record.args()))
+        .format(|out, record| {
+            let level = match record.level() {
+                log::Level::Warn => "warning".to_owned(),
+                level => level.as_str().to_lowercase(),
+            };
+            writeln!(out, "outboard: {level}: {}", record.args())
+        })
         .init();
 }
 
+/// Says a line in one piece: the plugin writes to the same standard error.
 fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "outboard: {what}");
+    let _ = std::io::stderr().write_all(format!("outboard: {what}\n").as_bytes());
 }

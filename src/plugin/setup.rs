@@ -85,7 +85,9 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        (Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps), seat)
+        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps);
+        // Whoever chose another policy than the automatic one does not want to be helped.
+        (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;

@@ -7,8 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use outboard::sys::affinity;
+
 /// Time that a run may take; a run that takes longer hangs.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A command line of the program under test.
 pub struct Program {
@@ -62,6 +64,19 @@ impl Program {
         let stdout = Lines::of(child.stdout.take().expect("a pipe"));
         let stderr = Lines::of(child.stderr.take().expect("a pipe"));
         Running { child, stdout, stderr, deadline: Instant::now() + WATCHDOG, name: format!("{:?}", self.command) }
+    }
+}
+
+impl Program {
+    /// Starts it with one CPU for all its threads and the plugin's.
+    pub fn start_on_one_cpu(&mut self) -> Running {
+        let allowed = affinity::allowed().expect("the CPUs of this thread");
+        // The child inherits what the thread that starts it may use.
+        let start = || {
+            affinity::allow(&allowed[..1]).expect("one of the allowed CPUs");
+            self.start()
+        };
+        std::thread::scope(|scope| scope.spawn(start).join().expect("the program starts"))
     }
 }
 

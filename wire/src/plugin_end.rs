@@ -12,7 +12,7 @@ use crate::limits::{MAX_STRING, POSTED_SLOTS};
 use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
-use crate::spin::{SpinLimit, Spinner, Waited};
+use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
 
 /// What comes from the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,10 +181,10 @@ impl PluginEnd {
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
         if spin {
-            while !self.pending() && clock::now().wrapping_sub(start) <= budget {}
+            let looked = self.spin(start, budget);
             self.limit.leave();
             if let Some(incoming) = self.try_next()? {
-                self.spinner.record(Waited::Spinning, clock::now() - start);
+                self.spinner.record(Waited::Spinning, looked.wrapping_sub(start));
                 return Ok(incoming);
             }
         }
@@ -193,6 +193,19 @@ impl PluginEnd {
             self.spinner.record(Waited::Sleeping, clock::now() - start);
         }
         incoming
+    }
+
+    /// Polls until something is there or the budget is used up. Returns when the clock was read last.
+    #[inline]
+    fn spin(&self, start: u64, budget: u64) -> u64 {
+        let mut looked = start;
+        while looked.wrapping_sub(start) <= budget {
+            if (0..POLLS).any(|_| self.pending()) {
+                break;
+            }
+            looked = clock::now();
+        }
+        looked
     }
 
     #[cold]
@@ -237,6 +250,7 @@ impl PluginEnd {
 
     fn announce(&mut self, mode: u32) -> bool {
         self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
+        self.to_vmm.answer.cpu.store(self.cpu, Ordering::Relaxed);
         self.to_vmm.answer.waiting.store(self.ticket | mode, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.pending() {
