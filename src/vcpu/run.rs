@@ -22,10 +22,40 @@ use outboard_wire::posted::PostedWrite;
 use outboard_wire::vmm_end::{self, VmmEnd};
 use outboard_wire::words;
 
+/// A vCPU that is not made yet: all of its [`Runner`] but itself. When it is dropped, the plugin is told of the end.
+pub struct Waiting {
+    end: VmmEnd,
+    control: Arc<Control>,
+    rules: RulesView,
+    registers: Registers,
+    roams: bool,
+}
+
+impl Waiting {
+    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
+    pub fn new(end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Waiting {
+        Waiting { end, control, rules, registers: Registers::new(sync_caps), roams: false }
+    }
+
+    /// Lets the thread move among its CPUs to get out of the plugin's way.
+    pub fn roaming(mut self) -> Waiting {
+        self.roams = true;
+        self
+    }
+
+    /// The runner for the vCPU, now that there is one.
+    pub fn with(self, vcpu: Vcpu) -> Runner {
+        let Waiting { end, control, rules, registers, roams } = self;
+        let (stats, spread, cpus, access_open) = (Stats::default(), Spread::default(), Vec::new(), false);
+        Runner { end, vcpu, control, rules, registers, stats, spread, roams, cpus, access_open }
+    }
+}
+
 /// Everything that a vCPU's thread owns.
 pub struct Runner {
-    vcpu: Vcpu,
+    /// Dropped first, so that the plugin learns of the end before the vCPU is taken down.
     end: VmmEnd,
+    vcpu: Vcpu,
     control: Arc<Control>,
     rules: RulesView,
     registers: Registers,
@@ -47,17 +77,9 @@ struct Moment {
 }
 
 impl Runner {
-    /// A runner for a vCPU that has not run yet. `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
-    pub fn new(vcpu: Vcpu, end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Runner {
-        let (registers, stats, spread) = (Registers::new(sync_caps), Stats::default(), Spread::default());
-        let (roams, cpus, access_open) = (false, Vec::new(), false);
-        Runner { vcpu, end, control, rules, registers, stats, spread, roams, cpus, access_open }
-    }
-
-    /// Lets the thread move among its CPUs to get out of the plugin's way.
-    pub fn roaming(mut self) -> Runner {
-        self.roams = true;
-        self
+    /// Number of the vCPU.
+    pub fn id(&self) -> u32 {
+        self.vcpu.id()
     }
 
     /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the

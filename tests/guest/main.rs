@@ -19,6 +19,8 @@ mod registers;
 mod riding;
 mod running;
 mod strings;
+mod surface;
+mod surface_state;
 
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
@@ -36,5 +38,7 @@ fn main() -> std::process::ExitCode {
         riding::CASES,
         running::CASES,
         strings::CASES,
+        surface::CASES,
+        surface_state::CASES,
     ])
 }
