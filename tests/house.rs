@@ -52,6 +52,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     // Functions that C calls with pointers.
     "wire/capi/src/",
     "tools/demo/src/guest.rs",
+    "benches/capi.rs",
     "benches/common/pin.rs",
     "benches/ring.rs",
     "tests/common/guest.rs",

@@ -47,7 +47,7 @@ pub fn compiler(words: &[&str]) -> Command {
 
 /// Compiles `plugins/<file>` and links it with what `libraries` says.
 fn compile(words: &[&str], file: &str, suffix: &str, libraries: &[&str]) -> Result<PathBuf, String> {
-    let name = file.split('.').next().unwrap_or(file);
+    let name = Path::new(file).file_stem().and_then(|name| name.to_str()).unwrap_or(file);
     let executable = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("capi-{name}{suffix}"));
     let mut command = compiler(words);
     command.arg(root().join("tests/capi/plugins").join(file)).arg("-pthread");
@@ -62,6 +62,17 @@ fn compile(words: &[&str], file: &str, suffix: &str, libraries: &[&str]) -> Resu
 pub fn shared(name: &str) -> Result<PathBuf, String> {
     let folder = libraries()?.display().to_string();
     compile(C, &format!("{name}.c"), "", &["-L", &folder, "-lcrosvm_plugin", &format!("-Wl,-rpath,{folder}")])
+}
+
+/// The plugin that the guide shows.
+pub fn guide() -> Result<PathBuf, String> {
+    let guide = root().join("wire/capi/README.md");
+    let text = std::fs::read_to_string(guide).map_err(|error| error.to_string())?;
+    let (_, rest) = text.split_once("```c\n").ok_or("the guide shows no plugin")?;
+    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guide.c");
+    let code = rest.split("```").next().unwrap_or_default();
+    std::fs::write(&source, code.replace("#define _GNU_SOURCE\n", "")).map_err(|error| error.to_string())?;
+    shared(source.with_extension("").to_str().ok_or("a strange path")?)
 }
 
 /// A plugin in C++ on the same.

@@ -69,10 +69,13 @@ fn plugin(executable: &std::path::Path, options: &[&str]) -> Program {
     program
 }
 
+type Around = (&'static str, fn() -> Outcome);
+
 /// Plugins that are built, started or watched in another way.
-const AROUND: &[(&str, fn() -> Outcome)] = &[
+const AROUND: &[Around] = &[
     ("a_plugin_linked_statically_runs_alone", linked_statically),
     ("a_plugin_in_cpp_runs", in_cpp),
+    ("the_guide_s_plugin_prints", the_guide),
     ("connecting_without_a_vmm_says_which_error", without_a_vmm),
     ("statistics_are_printed_if_asked_for", statistics),
     ("an_end_by_signal_wakes_every_wait", ended_by_a_signal),
@@ -86,6 +89,14 @@ fn linked_statically() -> Outcome {
 
 fn in_cpp() -> Outcome {
     plugin(&build::cpp("hello")?, &[]).start().ended().expect(0).printed("hello from C++");
+    Ok(())
+}
+
+fn the_guide() -> Outcome {
+    let mut running = plugin(&build::guide()?, &[]).start();
+    running.says("!");
+    running.signal("TERM");
+    running.ended().expect(0);
     Ok(())
 }
 
