@@ -86,6 +86,14 @@ impl System {
         ioctl::read_table(self.as_fd(), KVM_GET_EMULATED_CPUID).map_err(of(KVM_GET_EMULATED_CPUID.name()))
     }
 
+    /// The CPUID leaves with which a guest can be offered the Hyper-V interface.
+    ///
+    /// # Errors
+    /// `EINVAL` or `ENOTTY` where KVM has none.
+    pub fn supported_hv_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+        ioctl::read_table(self.as_fd(), KVM_GET_SUPPORTED_HV_CPUID).map_err(of(KVM_GET_SUPPORTED_HV_CPUID.name()))
+    }
+
     /// The MSRs that a guest can have, to save and restore.
     ///
     /// # Errors

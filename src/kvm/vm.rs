@@ -157,14 +157,18 @@ impl Vm {
         self.write(KVM_IRQ_LINE, &level, Object::Gsi(gsi))
     }
 
-    /// Delivers a message-signalled interrupt. False if the guest has blocked it.
+    /// Delivers a message-signalled interrupt. False if the guest has blocked it, or no vCPU has that address.
     ///
     /// # Errors
     /// `EINVAL` without interrupt controllers.
     pub fn signal_msi(&self, address: u64, data: u32) -> Result<bool, KvmError> {
         let (address_lo, address_hi) = (address as u32, (address >> 32) as u32);
         let msi = kvm_msi { address_lo, address_hi, data, ..Default::default() };
-        let delivered = ioctl::write(self.as_fd(), KVM_SIGNAL_MSI, &msi);
+        // What KVM returns for "no vCPU was meant" is -1, and so looks like EPERM.
+        let delivered = match ioctl::write(self.as_fd(), KVM_SIGNAL_MSI, &msi) {
+            Err(Errno::EPERM) => Ok(0),
+            other => other,
+        };
         delivered.map(|count| count > 0).map_err(KvmError::of(KVM_SIGNAL_MSI.name(), Object::Address(address)))
     }
 
@@ -301,6 +305,14 @@ impl Vm {
     /// Where KVM has no `KVM_CAP_VM_TSC_CONTROL`: `EINVAL` or `ENOTTY`.
     pub fn tsc_khz(&self) -> Result<u32, KvmError> {
         self.no_arg(KVM_GET_TSC_KHZ).map(|khz| khz as u32)
+    }
+
+    /// Sets the TSC frequency in kHz that the vCPUs to come start with.
+    ///
+    /// # Errors
+    /// `EINVAL` once there is a vCPU, and for a frequency that the hardware cannot give; `ENOTTY` before Linux 5.16.
+    pub fn set_tsc_khz(&self, khz: u32) -> Result<(), KvmError> {
+        self.value(KVM_SET_TSC_KHZ, khz.into()).map(drop)
     }
 
     fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {

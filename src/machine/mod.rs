@@ -7,7 +7,11 @@ pub mod ranges;
 pub mod rules;
 pub mod wiring;
 
+mod chips;
 mod ids;
+mod lists;
+mod routes;
 mod vm;
 
+pub use lists::List;
 pub use vm::Machine;

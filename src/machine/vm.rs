@@ -25,7 +25,12 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
 /// A VM and what the plugin built into it.
 pub struct Machine {
-    vm: Vm,
+    pub(super) system: System,
+    pub(super) vm: Vm,
+    /// Number of vCPUs that the VM shall have.
+    vcpus: u32,
+    /// vCPUs that were made and not handed out.
+    made: Vec<Vcpu>,
     memory: Memory,
     wiring: Wiring,
     rules: Rules,
@@ -33,19 +38,31 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes a VM with KVM's interrupt controllers and timer, and its vCPUs.
+    /// Makes a VM with KVM's interrupt controllers and timer. Its vCPUs come later, see [`Machine::make_vcpus`].
     ///
     /// # Errors
     /// The KVM call that failed.
-    pub fn new(system: &System, vcpus: u32) -> Result<(Machine, Vec<Vcpu>), KvmError> {
+    pub fn new(system: System, vcpus: u32) -> Result<Machine, KvmError> {
         let vm = system.create_vm()?;
         vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)?;
         vm.set_tss_addr(TSS_ADDRESS)?;
         vm.create_irqchip()?;
         vm.create_pit2(0)?;
-        let vcpus = (0..vcpus).map(|id| vm.create_vcpu(id)).collect::<Result<_, _>>()?;
         let (memory, wiring, rules) = (Memory::default(), Wiring::default(), Rules::default());
-        Ok((Machine { vm, memory, wiring, rules, shared_rules: Arc::default() }, vcpus))
+        let made = Vec::with_capacity(vcpus as usize);
+        Ok(Machine { system, vm, vcpus, made, memory, wiring, rules, shared_rules: Arc::default() })
+    }
+
+    /// Makes the vCPUs and hands them out. This comes as late as the start, because KVM lets the identity map and the TSC
+    /// frequency be chosen only while there is none.
+    ///
+    /// # Errors
+    /// The KVM call that failed; a further call goes on where this one stopped.
+    pub fn make_vcpus(&mut self) -> Result<Vec<Vcpu>, KvmError> {
+        for id in self.made.len() as u32..self.vcpus {
+            self.made.push(self.vm.create_vcpu(id)?);
+        }
+        Ok(core::mem::take(&mut self.made))
     }
 
     /// The rules as the vCPU threads see them.

@@ -2,14 +2,16 @@
 //!
 //! A request that cannot be carried out is refused with an errno and changes nothing. None of them ends the VM.
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use zerocopy::IntoBytes;
 
 use super::shared::SharedBlocks;
 use super::supervisor::Affinity;
-use crate::machine::Machine;
+use crate::machine::{List, Machine};
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, memfd};
 use crate::vcpu::set::VcpuSet;
@@ -74,9 +76,25 @@ impl Host {
             Kind::CheckExtension => with(bytes, &fds, |request: control::CheckExtension| {
                 Ok((control::Extension { value: machine.check_extension(request.capability) }, vec![]))
             }),
-            Kind::Start => {
-                with(bytes, &fds, |_: control::Start| done(self.vcpus.start(|vcpu| self.affinity.cpus_of(vcpu))))
+            Kind::Start => with(bytes, &fds, |_: control::Start| {
+                if self.vcpus.started() {
+                    return Err(Errno::EINVAL);
+                }
+                let vcpus = machine.make_vcpus().map_err(|error| {
+                    log::warn!("the VM cannot be started: {error}");
+                    error.errno
+                })?;
+                done(self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu)))
+            }),
+            Kind::HostList => with(bytes, &fds, |request: control::HostList| {
+                let List { reply, bytes } = machine.list(request.list)?;
+                Ok((reply, vec![file_of(c"outboard-list", &bytes)?]))
+            }),
+            Kind::GetTsc => {
+                with(bytes, &fds, |_: control::GetTsc| Ok((control::TscKhz { khz: machine.tsc_khz()? }, vec![])))
             }
+            Kind::SetTsc => with(bytes, &fds, |request: control::SetTsc| done(machine.set_tsc_khz(request.khz))),
+            Kind::NetConfig => with(bytes, &fds, |_: control::NetConfig| Err(Errno(libc::ENODATA))),
             Kind::CreateMemory => {
                 let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
                 with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))
@@ -86,7 +104,7 @@ impl Host {
             }
             Kind::DirtyLog => with(bytes, &fds, |request: control::DirtyLog| {
                 let (bitmap, pages) = machine.dirty_log(request.id)?;
-                Ok((control::DirtyLogReply { pages }, vec![bitmap_file(&bitmap)?]))
+                Ok((control::DirtyLogReply { pages }, vec![file_of(c"outboard-dirty-log", bitmap.as_bytes())?]))
             }),
             Kind::ReserveRange => {
                 with(bytes, &fds, |request: control::ReserveRange| done(machine.reserve_range(&request)))
@@ -117,6 +135,19 @@ impl Host {
             Kind::DestroyIoEvent => {
                 with(bytes, &fds, |request: control::DestroyIoEvent| done(machine.destroy_io_event(request.id)))
             }
+            Kind::SetRoutes => {
+                let table = if fds.len() > 1 { Err(Errno::EINVAL) } else { Ok(fds.pop()) }?;
+                with(bytes, &[], |request: control::SetRoutes| done(machine.set_routes(&request, table)))
+            }
+            Kind::SignalMsi => with(bytes, &fds, |request: control::SignalMsi| {
+                let delivered = machine.signal_msi(&request)?.into();
+                Ok((control::Delivered { delivered }, vec![]))
+            }),
+            Kind::GetChip => with(bytes, &fds, |request: control::GetChip| Ok((machine.chip(request.chip)?, vec![]))),
+            Kind::SetChip => with(bytes, &fds, |request: control::SetChip| done(machine.set_chip(&request))),
+            Kind::SetIdentityMap => {
+                with(bytes, &fds, |request: control::SetIdentityMap| done(machine.set_identity_map(request.address)))
+            }
         }
     }
 }
@@ -140,11 +171,9 @@ fn object(result: Result<u32, Errno>) -> Result<(ObjectId, Vec<OwnedFd>), Errno>
     result.map(|id| (ObjectId { id }, vec![]))
 }
 
-/// A bitmap in a memfd of its own.
-fn bitmap_file(bitmap: &[u64]) -> Result<OwnedFd, Errno> {
-    let fd = memfd::create(c"outboard-dirty-log")?;
-    memfd::set_size(fd.as_fd(), size_of_val(bitmap) as u64)?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(bitmap.as_bytes())?;
+/// These bytes in a memfd of their own.
+fn file_of(name: &CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut file = File::from(memfd::create(name)?);
+    file.write_all(bytes)?;
     Ok(file.into())
 }

@@ -8,13 +8,13 @@ use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
 use crate::event::EventError;
-use crate::kvm::{KvmError, OpenError, System, Vcpu, install_kick_handler};
+use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
-use crate::vcpu::run::Runner;
+use crate::vcpu::run::Waiting;
 use crate::vcpu::set::{Seat, VcpuSet};
 use kvm_bindings::KVM_CAP_SYNC_REGS;
 use outboard_wire::clock;
@@ -67,25 +67,25 @@ impl StartError {
     }
 }
 
-/// Sets everything up that requests act on.
+/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
 pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     install_kick_handler().map_err(StartError::call("sigaction"))?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
-    let (machine, vcpus) = Machine::new(&system, settings.vcpus)?;
+    let machine = Machine::new(system, settings.vcpus)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
-    let tsc_khz = tsc_khz(&vcpus[0]);
+    let tsc_khz = tsc_khz(&machine);
     let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
-    let seats = vcpus.into_iter().enumerate().map(|(index, vcpu)| {
+    let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
+    let seats = (0..settings.vcpus as usize).map(|index| {
         let seat = Seat { control: Arc::new(Control::default()), eventfd: Arc::new(OnceLock::new()) };
         let to_plugin = BlockRef::new(&blocks.to_plugin, index).expect("a block per vCPU");
         let to_vmm = BlockRef::new(&blocks.to_vmm, index).expect("a block per vCPU");
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
-        (Runner::new(vcpu, end, Arc::clone(&seat.control), rules, sync_caps), seat)
+        (Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps), seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
@@ -103,8 +103,8 @@ fn check_vcpus(system: &System, asked: u32) -> Result<(), StartError> {
 }
 
 /// KVM knows the frequency where the TSC is stable; elsewhere it is measured.
-fn tsc_khz(vcpu: &Vcpu) -> u64 {
-    match vcpu.tsc_khz() {
+fn tsc_khz(machine: &Machine) -> u64 {
+    match machine.tsc_khz() {
         Ok(khz) if khz > 0 => khz.into(),
         _ => clock::measure_khz(Duration::from_millis(5)),
     }

@@ -4,12 +4,17 @@
 //! system call. Everything else, and everything on older kernels, takes the ioctls.
 
 use bytemuck::{Pod, Zeroable, bytes_of, bytes_of_mut};
-use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_cpuid_entry2, kvm_msr_entry};
+use kvm_bindings::{
+    KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_cpuid_entry2,
+    kvm_enable_cap, kvm_msr_entry, kvm_xsave,
+};
 
 use crate::kvm::{KvmError, Vcpu};
 use crate::sys::Errno;
 use outboard_wire::block::Files;
-use outboard_wire::kvm_abi::{CpuidEntry, Debugregs, File, Fpu, MpState, MsrEntry, Regs, Sregs};
+use outboard_wire::kvm_abi::{
+    Capability, CpuidEntry, Debugregs, File, Fpu, Lapic, MpState, MsrEntry, Regs, Sregs, VcpuEvents, Xcrs, Xsave,
+};
 use outboard_wire::line::{Answer, Event, FILE_DEBUGREGS, FILE_REGS, FILE_SREGS, answer_kind, event_kind};
 use outboard_wire::vmm_end::VmmEnd;
 use outboard_wire::words;
@@ -140,6 +145,11 @@ impl Registers {
             File::Debugregs => give(end, &Debugregs(vcpu.debugregs().map_err(errno)?)),
             File::Fpu => give(end, &Fpu(vcpu.fpu().map_err(errno)?)),
             File::MpState => give(end, &MpState(vcpu.mp_state().map_err(errno)?)),
+            File::Xcrs => give(end, &Xcrs(vcpu.xcrs().map_err(errno)?)),
+            File::Lapic => give(end, &Lapic(vcpu.lapic().map_err(errno)?)),
+            File::VcpuEvents => give(end, &VcpuEvents(vcpu.vcpu_events().map_err(errno)?)),
+            File::Xsave => give(end, &Xsave(vcpu.xsave().map_err(errno)?.region)),
+            File::Capability => Err(Errno::EINVAL),
             File::Msrs => {
                 let mut entries: Vec<kvm_msr_entry> =
                     take_list::<MsrEntry>(file, answer, end)?.map(|msr| msr.0).collect();
@@ -163,6 +173,14 @@ impl Registers {
             File::Debugregs => vcpu.set_debugregs(&take::<Debugregs>(&block.bulk).0),
             File::Fpu => vcpu.set_fpu(&take::<Fpu>(&block.bulk).0),
             File::MpState => vcpu.set_mp_state(&take::<MpState>(&block.bulk).0),
+            File::Xcrs => vcpu.set_xcrs(&take::<Xcrs>(&block.bulk).0),
+            File::Lapic => vcpu.set_lapic(&take::<Lapic>(&block.bulk).0),
+            File::VcpuEvents => vcpu.set_vcpu_events(&take::<VcpuEvents>(&block.bulk).0),
+            File::Xsave => {
+                let Xsave(region) = take(&block.bulk);
+                vcpu.set_xsave(&kvm_xsave { region, ..kvm_xsave::default() })
+            }
+            File::Capability => return enable(vcpu, &take::<Capability>(&block.bulk).0).map(|()| (0, 0)),
             File::Msrs => {
                 let entries: Vec<kvm_msr_entry> = take_list::<MsrEntry>(file, answer, end)?.map(|msr| msr.0).collect();
                 return vcpu.set_msrs(&entries).map(|count| (0, count)).map_err(errno);
@@ -189,6 +207,15 @@ impl Registers {
 fn sync_mask(files: u8) -> u64 {
     let bit = |file, mask: u32| if files & file != 0 { u64::from(mask) } else { 0 };
     bit(FILE_REGS, KVM_SYNC_X86_REGS) | bit(FILE_SREGS, KVM_SYNC_X86_SREGS)
+}
+
+/// Switches a capability of the vCPU on: one of those that have to do with the vCPU alone and take no argument.
+fn enable(vcpu: &Vcpu, request: &kvm_enable_cap) -> Result<(), Errno> {
+    let plain = request.flags == 0 && request.args == [0; 4] && request.pad == [0; 64];
+    match request.cap {
+        KVM_CAP_HYPERV_SYNIC | KVM_CAP_HYPERV_SYNIC2 if plain => vcpu.enable_cap(request.cap, 0, [0; 4]).map_err(errno),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 fn errno(error: KvmError) -> Errno {

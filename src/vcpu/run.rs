@@ -1,6 +1,7 @@
 //! The loop of a vCPU thread.
 
 use core::convert::Infallible;
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -21,10 +22,58 @@ use outboard_wire::posted::PostedWrite;
 use outboard_wire::vmm_end::{self, VmmEnd};
 use outboard_wire::words;
 
+/// A vCPU that is not made yet: all of its [`Runner`] but itself.
+pub struct Waiting {
+    end: OpenEnd,
+    control: Arc<Control>,
+    rules: RulesView,
+    registers: Registers,
+}
+
+impl Waiting {
+    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
+    pub fn new(end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Waiting {
+        Waiting { end: OpenEnd(end), control, rules, registers: Registers::new(sync_caps) }
+    }
+
+    /// The runner for the vCPU, now that there is one.
+    pub fn with(self, vcpu: Vcpu) -> Runner {
+        let Waiting { end, control, rules, registers } = self;
+        Runner { end, vcpu, control, rules, registers, stats: Stats::default(), access_open: false }
+    }
+}
+
+/// The VMM's end of the exchange. Whatever becomes of a vCPU, also if it never ran: when this is dropped, the plugin's wait
+/// for it returns.
+struct OpenEnd(VmmEnd);
+
+impl Drop for OpenEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Deref for OpenEnd {
+    type Target = VmmEnd;
+
+    #[inline]
+    fn deref(&self) -> &VmmEnd {
+        &self.0
+    }
+}
+
+impl DerefMut for OpenEnd {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut VmmEnd {
+        &mut self.0
+    }
+}
+
 /// Everything that a vCPU's thread owns.
 pub struct Runner {
+    /// Dropped first, so that the plugin learns of the end before the vCPU is taken down.
+    end: OpenEnd,
     vcpu: Vcpu,
-    end: VmmEnd,
     control: Arc<Control>,
     rules: RulesView,
     registers: Registers,
@@ -41,10 +90,9 @@ struct Moment {
 }
 
 impl Runner {
-    /// A runner for a vCPU that has not run yet. `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
-    pub fn new(vcpu: Vcpu, end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Runner {
-        let registers = Registers::new(sync_caps);
-        Runner { vcpu, end, control, rules, registers, stats: Stats::default(), access_open: false }
+    /// Number of the vCPU.
+    pub fn id(&self) -> u32 {
+        self.vcpu.id()
     }
 
     /// Runs the guest until it ends or is stopped. Called on the thread that shall run it.
@@ -269,13 +317,6 @@ impl Runner {
         let rip = self.vcpu.regs().ok().map(|regs| regs.rip);
         let end = GuestEnd { vcpu: self.vcpu.id(), exit: Box::new(exit), rip };
         if exit == Exit::Shutdown { Ended::GuestShutdown(end) } else { Ended::GuestFailed(end) }
-    }
-}
-
-impl Drop for Runner {
-    /// Whatever becomes of a vCPU, also if it never ran: in the end the plugin's wait for it returns.
-    fn drop(&mut self) {
-        self.end.close();
     }
 }
 

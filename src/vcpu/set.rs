@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::ended::Ended;
-use super::run::Runner;
+use super::run::Waiting;
 use super::stats::Stats;
+use crate::kvm::Vcpu;
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 
@@ -38,7 +39,7 @@ pub struct Seat {
 pub struct VcpuSet {
     seats: Vec<Seat>,
     /// vCPUs that wait for the start.
-    waiting: Vec<Runner>,
+    waiting: Vec<Waiting>,
     threads: Vec<Option<JoinHandle<()>>>,
     started: bool,
     reports: Receiver<Report>,
@@ -52,7 +53,7 @@ impl VcpuSet {
     ///
     /// # Errors
     /// `EMFILE` if there is no descriptor for the notice of ended threads.
-    pub fn new(vcpus: Vec<(Runner, Seat)>) -> Result<VcpuSet, Errno> {
+    pub fn new(vcpus: Vec<(Waiting, Seat)>) -> Result<VcpuSet, Errno> {
         let (sender, reports) = mpsc::channel();
         let (waiting, seats) = vcpus.into_iter().unzip();
         let (threads, notice) = (Vec::new(), Arc::new(EventFd::new()?));
@@ -79,18 +80,19 @@ impl VcpuSet {
         self.started
     }
 
-    /// Starts one thread per vCPU, named `vcpu0` and so on. `cpus` gives the CPUs that a vCPU may run on, if that was
+    /// Starts one thread for each of these vCPUs, named `vcpu0` and so on; there are as many as were announced. `cpus` gives the CPUs that a vCPU may run on, if that was
     /// asked for.
     ///
     /// # Errors
     /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, then those made are stopped.
-    pub fn start(&mut self, cpus: impl Fn(u32) -> Option<Vec<usize>>) -> Result<(), Errno> {
+    pub fn start(&mut self, vcpus: Vec<Vcpu>, cpus: impl Fn(u32) -> Option<Vec<usize>>) -> Result<(), Errno> {
         if core::mem::replace(&mut self.started, true) {
             return Err(Errno::EINVAL);
         }
         let mut failed = Ok(());
-        for (vcpu, runner) in self.waiting.drain(..).enumerate() {
-            let (vcpu, sender, notice) = (vcpu as u32, self.sender.clone(), Arc::clone(&self.notice));
+        for (waiting, vcpu) in self.waiting.drain(..).zip(vcpus) {
+            let runner = waiting.with(vcpu);
+            let (vcpu, sender, notice) = (runner.id(), self.sender.clone(), Arc::clone(&self.notice));
             let cpus = cpus(vcpu);
             let body = move || {
                 if let Some(cpus) = cpus

@@ -13,6 +13,8 @@ mod refusals;
 mod registers;
 mod riding;
 mod strings;
+mod surface;
+mod surface_state;
 
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
@@ -24,5 +26,7 @@ fn main() -> std::process::ExitCode {
         registers::CASES,
         riding::CASES,
         strings::CASES,
+        surface::CASES,
+        surface_state::CASES,
     ])
 }

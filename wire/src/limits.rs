@@ -47,6 +47,12 @@ pub const MAX_MSRS: usize = 255;
 /// CPUID entries in one set command (KVM's `KVM_MAX_CPUID_ENTRIES` is 256).
 pub const MAX_CPUID: usize = 256;
 
+/// Routes of the GSI table: KVM's own limit (`KVM_CAP_IRQ_ROUTING`, `KVM_MAX_IRQ_ROUTES`).
+pub const MAX_ROUTES: usize = 4096;
+
+/// Routes that travel in the request itself: the 40 that a PC has without MSIs, and some. More of them take a memfd.
+pub const INLINE_ROUTES: usize = 64;
+
 /// Details of one register hint.
 pub const MAX_HINT_DETAILS: usize = 32;
 

@@ -44,6 +44,7 @@ mod event;
 mod eventfd;
 mod guest;
 mod machine;
+mod platform;
 mod registers;
 mod requests;
 mod space;
@@ -57,6 +58,7 @@ pub use event::{Access, Event, Paused, PostedWrite, RawEvent, Read, Stopped, Wri
 pub use eventfd::EventFd;
 pub use guest::GuestMemory;
 pub use kvm_bindings;
+pub use platform::{IrqRoute, IrqTarget, NetConfig};
 pub use registers::Registers;
 pub use requests::{Hint, HintDetail, IoEvent, IrqEvent, MemorySlot, Region};
 pub use space::{Files, Space};

@@ -83,3 +83,41 @@ fn wiring() {
     assert_eq!(CheckExtension { capability: 0x0102 }.as_bytes(), [2, 1, 0, 0]);
     assert_eq!(Extension { value: -1 }.as_bytes(), [255; 4]);
 }
+
+#[test]
+fn routes() {
+    let route = Route { gsi: 0x0102, kind: ROUTE_MSI, address: 0x0304, data: 0x0506, reserved: 0 };
+    let golden = [2, 1, 0, 0, 1, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0, 6, 5, 0, 0, 0, 0, 0, 0];
+    assert_eq!(route.as_bytes(), golden);
+    let mut set = SetRoutes { count: 1, reserved: 0, routes: [Route::default(); 64] };
+    set.routes[0] = route;
+    assert_eq!((set.as_bytes().len(), &set.as_bytes()[..8]), (1544, &[1, 0, 0, 0, 0, 0, 0, 0][..]));
+    assert_eq!(set.as_bytes()[8..32], golden);
+    let msi = SignalMsi { address: 0x0102, data: 0x0304, reserved: 0 };
+    assert_eq!(msi.as_bytes(), [2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(Delivered { delivered: 1 }.as_bytes(), [1, 0, 0, 0]);
+}
+
+#[test]
+fn chips() {
+    assert_eq!(GetChip { chip: CHIP_CLOCK }.as_bytes(), [4, 0, 0, 0]);
+    let mut state = [0; CHIP_STATE];
+    (state[0], state[215]) = (7, 9);
+    let set = SetChip { chip: CHIP_IOAPIC, reserved: 0, state };
+    assert_eq!(set.as_bytes()[..9], [2, 0, 0, 0, 0, 0, 0, 0, 7]);
+    assert_eq!((set.as_bytes().len(), set.as_bytes()[223]), (224, 9));
+    assert_eq!(ChipState { state }.as_bytes(), state);
+    assert_eq!(SetIdentityMap { address: 0x0102 }.as_bytes(), [2, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn host() {
+    assert_eq!(HostList { list: LIST_FEATURE_MSRS }.as_bytes(), [4, 0, 0, 0]);
+    assert_eq!(HostListReply { count: 0x0102, entry: 40 }.as_bytes(), [2, 1, 0, 0, 40, 0, 0, 0]);
+    assert_eq!((GetTsc {}.as_bytes().len(), SetTsc { khz: 0x0102 }.as_bytes()), (0, &[2, 1, 0, 0][..]));
+    assert_eq!(TscKhz { khz: 0x0102 }.as_bytes(), [2, 1, 0, 0]);
+    assert_eq!(NetConfig { index: 1 }.as_bytes(), [1, 0, 0, 0]);
+    let reply =
+        NetConfigReply { host_ip: [1, 2, 3, 4], netmask: [5, 6, 7, 8], mac: [9, 10, 11, 12, 13, 14], reserved: [0; 2] };
+    assert_eq!(reply.as_bytes(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0, 0]);
+}

@@ -4,8 +4,11 @@
 //! To add one: a variant of [`Kind`], its two bodies in the file of its subject, a golden-byte test, a row in
 //! PROTOCOL.md, and the handler in the VMM's request table.
 
+mod chips;
+mod host;
 mod memory;
 mod ranges;
+mod routes;
 mod session;
 mod vcpus;
 mod wiring;
@@ -13,8 +16,17 @@ mod wiring;
 #[cfg(test)]
 mod golden;
 
+pub use chips::{
+    CHIP_CLOCK, CHIP_IOAPIC, CHIP_PIC_PRIMARY, CHIP_PIC_SECONDARY, CHIP_PIT, CHIP_STATE, ChipState, GetChip, SetChip,
+    SetIdentityMap,
+};
+pub use host::{
+    GetTsc, HostList, HostListReply, LIST_EMULATED_CPUID, LIST_FEATURE_MSRS, LIST_HYPERV_CPUID, LIST_MSRS,
+    LIST_SUPPORTED_CPUID, NetConfig, NetConfigReply, SetTsc, TscKhz,
+};
 pub use memory::{CreateMemory, DestroyMemory, DirtyLog, DirtyLogReply, MEMORY_DIRTY_LOG, MEMORY_READ_ONLY, ObjectId};
 pub use ranges::{RANGE_POSTED, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO, SPACE_PORT, SetUnclaimed};
+pub use routes::{Delivered, ROUTE_IRQCHIP, ROUTE_MSI, Route, SetRoutes, SignalMsi};
 pub use session::{
     CheckExtension, Extension, Hello, HelloReply, NewConnection, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF,
     ShutdownEvent, Start,
@@ -42,6 +54,14 @@ pub enum Kind {
     CheckExtension = 4,
     /// [`Start`]
     Start = 5,
+    /// [`HostList`]
+    HostList = 6,
+    /// [`GetTsc`]
+    GetTsc = 7,
+    /// [`SetTsc`]
+    SetTsc = 8,
+    /// [`NetConfig`]
+    NetConfig = 9,
     /// [`CreateMemory`]
     CreateMemory = 16,
     /// [`DestroyMemory`]
@@ -68,16 +88,30 @@ pub enum Kind {
     CreateIoEvent = 67,
     /// [`DestroyIoEvent`]
     DestroyIoEvent = 68,
+    /// [`SetRoutes`]
+    SetRoutes = 69,
+    /// [`SignalMsi`]
+    SignalMsi = 70,
+    /// [`GetChip`]
+    GetChip = 80,
+    /// [`SetChip`]
+    SetChip = 81,
+    /// [`SetIdentityMap`]
+    SetIdentityMap = 82,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Hello,
         Kind::NewConnection,
         Kind::ShutdownEvent,
         Kind::CheckExtension,
         Kind::Start,
+        Kind::HostList,
+        Kind::GetTsc,
+        Kind::SetTsc,
+        Kind::NetConfig,
         Kind::CreateMemory,
         Kind::DestroyMemory,
         Kind::DirtyLog,
@@ -91,6 +125,11 @@ impl Kind {
         Kind::DestroyIrqEvent,
         Kind::CreateIoEvent,
         Kind::DestroyIoEvent,
+        Kind::SetRoutes,
+        Kind::SignalMsi,
+        Kind::GetChip,
+        Kind::SetChip,
+        Kind::SetIdentityMap,
     ];
 
     /// The kind with this number, if there is one.

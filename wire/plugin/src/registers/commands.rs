@@ -65,6 +65,12 @@ impl Registers {
         self.command(answer_kind::SET, file, 1, 1).map(drop)
     }
 
+    /// Sends general registers ahead that wait for the resume.
+    pub(super) fn send_regs_ahead(&mut self) -> Result<(), Error> {
+        self.check_stopped()?;
+        if self.deferred.contains(Files::REGS) { self.send_ahead(File::Regs) } else { Ok(()) }
+    }
+
     /// Lays a list into the bulk area. Entries are whole words, and callers have compared the count with the limit.
     pub(super) fn put_list<T: NoUninit>(&self, entries: impl Iterator<Item = T>) {
         const { assert!(size_of::<T>().is_multiple_of(8)) };

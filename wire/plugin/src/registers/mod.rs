@@ -6,6 +6,7 @@
 mod commands;
 mod exchange;
 mod habit;
+mod state;
 
 use core::fmt;
 
