@@ -1,6 +1,6 @@
 //! The structs and numbers of the header. `include/crosvm.h` asserts the same sizes.
 
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::mem::offset_of;
 
 use outboard_plugin::Space;
@@ -10,6 +10,10 @@ use crate::call::Errno;
 /// `enum crosvm_address_space`.
 pub const ADDRESS_SPACE_IOPORT: u32 = 0;
 pub const ADDRESS_SPACE_MMIO: u32 = 1;
+
+/// `enum crosvm_irq_route_kind`.
+pub const IRQ_ROUTE_IRQCHIP: u32 = 0;
+pub const IRQ_ROUTE_MSI: u32 = 1;
 
 /// `enum crosvm_vcpu_event_kind`.
 pub const EVENT_INIT: u32 = 0;
@@ -29,6 +33,27 @@ pub fn space(number: u32) -> Result<Space, Errno> {
         _ => Err(Errno::INVALID),
     }
 }
+
+/// `struct crosvm_net_config`.
+#[repr(C)]
+pub struct NetConfig {
+    pub tap_fd: c_int,
+    pub host_ip: u32,
+    pub netmask: u32,
+    pub host_mac_address: [u8; 6],
+    pub padding: [u8; 2],
+}
+const _: () = assert!(size_of::<NetConfig>() == 20);
+
+/// `struct crosvm_irq_route`. The union is chip and pin in two words, or address and data in three.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct IrqRoute {
+    pub irq_id: u32,
+    pub kind: u32,
+    pub of: [u32; 4],
+}
+const _: () = assert!(size_of::<IrqRoute>() == 24 && offset_of!(IrqRoute, of) == 8);
 
 /// `struct crosvm_hint_detail`. Its `bool`s are bytes here, because C code may leave any number in them.
 #[derive(Clone, Copy)]

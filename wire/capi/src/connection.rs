@@ -30,6 +30,13 @@ pub fn with<T>(
     Ok(request(&mut connection)?)
 }
 
+/// Runs a request that is about no connection in particular on whichever there is.
+pub fn with_any<T>(request: impl FnOnce(&mut Connection) -> Result<T, outboard_plugin::Error>) -> Result<T, Errno> {
+    let connection = CONNECTIONS.any().ok_or(Errno(libc::ENOTCONN))?;
+    let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(request(&mut connection)?)
+}
+
 /// `EINVAL` unless the handle is a connection's.
 pub fn check(crosvm: *const Crosvm) -> Result<(), Errno> {
     CONNECTIONS.get(crosvm).map(drop)

@@ -62,6 +62,11 @@ impl<T> Table<T> {
         drop(removed);
     }
 
+    /// The oldest object, if there is any.
+    pub fn any(&self) -> Option<Arc<T>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).by_handle.values().next().cloned()
+    }
+
     /// True if no handle is left.
     pub fn is_empty(&self) -> bool {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).by_handle.is_empty()

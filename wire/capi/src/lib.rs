@@ -19,14 +19,17 @@
 
 mod abi;
 mod call;
+mod chips;
 mod connection;
 mod handle;
 mod hint;
+mod host;
 mod interrupt;
 mod io_event;
 mod memory;
 mod pointer;
 mod range;
 mod registers;
+mod routes;
 mod stats;
 mod vcpu;

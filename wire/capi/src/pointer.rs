@@ -58,6 +58,34 @@ pub unsafe fn list_mut<'a, T: Copy>(list: *mut T, count: u32) -> Result<&'a mut 
     Ok(unsafe { slice::from_raw_parts_mut(list, count as usize) })
 }
 
+/// Fills in a list of results and how many there are. If they are more than `room`, only the latter, and `E2BIG`.
+///
+/// # Safety
+/// `to` is null or valid for writes of `room` values, `out_count` is null or valid for writes; nobody else uses either
+/// meanwhile.
+pub unsafe fn fill<T: Copy>(
+    to: *mut T,
+    room: u32,
+    out_count: *mut u32,
+    list: impl FnOnce() -> Result<Vec<T>, Errno>,
+) -> Result<(), Errno> {
+    // SAFETY: as the caller vouches.
+    let out_count = unsafe { place(out_count)? };
+    if room > 0 {
+        check(to)?;
+    }
+    let list = list()?;
+    out_count.write(u32::try_from(list.len()).unwrap_or(u32::MAX));
+    if list.len() > room as usize {
+        return Err(Errno(libc::E2BIG));
+    }
+    if !list.is_empty() {
+        // SAFETY: not null and aligned, as checked, since there is room; the caller vouches for `room` values.
+        unsafe { to.copy_from_nonoverlapping(list.as_ptr(), list.len()) };
+    }
+    Ok(())
+}
+
 #[inline]
 fn check<T>(pointer: *const T) -> Result<(), Errno> {
     if pointer.is_null() || !pointer.is_aligned() { Err(Errno::INVALID) } else { Ok(()) }

@@ -4,7 +4,8 @@ use core::ffi::c_int;
 
 use outboard_plugin::Files;
 use outboard_plugin::kvm_bindings::{
-    kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 
 use crate::call::call;
@@ -98,6 +99,30 @@ state!(
     |registers| registers.mp_state(),
     |registers, value| registers.set_mp_state(value)
 );
+state!(
+    "the extended control registers",
+    kvm_xcrs,
+    crosvm_vcpu_get_xcrs,
+    crosvm_vcpu_set_xcrs,
+    |registers| registers.xcrs(),
+    |registers, value| registers.set_xcrs(value)
+);
+state!(
+    "the local APIC",
+    kvm_lapic_state,
+    crosvm_vcpu_get_lapic_state,
+    crosvm_vcpu_set_lapic_state,
+    |registers| registers.lapic(),
+    |registers, value| registers.set_lapic(value)
+);
+state!(
+    "exceptions and interrupts on their way",
+    kvm_vcpu_events,
+    crosvm_vcpu_get_vcpu_events,
+    crosvm_vcpu_set_vcpu_events,
+    |registers| registers.vcpu_events(),
+    |registers, value| registers.set_vcpu_events(value)
+);
 
 /// Fills in `data` of each entry for its `index`, up to the first MSR that KVM does not know.
 ///
@@ -151,5 +176,23 @@ pub unsafe extern "C" fn crosvm_vcpu_set_cpuid(
         // SAFETY: as the caller vouches; an entry consists of numbers.
         let entries = unsafe { pointer::list(entries, count)? };
         with(vcpu, |registers| registers.set_cpuid(entries))
+    })
+}
+
+/// Enables a capability of the vCPU.
+///
+/// # Safety
+/// `args` is null or valid for reads of four numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn crosvm_vcpu_enable_capability(
+    vcpu: *mut CrosvmVcpu,
+    capability: u32,
+    flags: u32,
+    args: *const [u64; 4],
+) -> c_int {
+    call!(crosvm_vcpu_enable_capability, {
+        // SAFETY: as the caller vouches; any bytes are numbers.
+        let args = unsafe { pointer::read(args)? };
+        with(vcpu, |registers| registers.enable_capability(capability, flags, args))
     })
 }
