@@ -31,6 +31,11 @@ const PLUGINS: &[(&str, &[&str])] = &[
     ("irqs", &[]),
     ("slots", &[]),
     ("hints", &[]),
+    ("lists", &[]),
+    ("chips", &[]),
+    ("routing", &[]),
+    ("state", &[]),
+    ("big", &[]),
     ("habits", &["-c4"]),
     ("habits", &["-c24"]),
 ];

@@ -33,15 +33,11 @@ fn the_header_is_clean_cpp17() -> Result<(), String> {
     check_header(&["c++", "-std=c++17", "-Wall", "-Wextra", "-pedantic", "-Werror"], "c++")
 }
 
-/// The names of `symbols.txt`, with or without those that are declared only.
-fn listed(declared: bool) -> Result<BTreeSet<String>, String> {
+/// The names of `symbols.txt`.
+fn listed() -> Result<BTreeSet<String>, String> {
     let file = build::root().join("wire/capi/symbols.txt");
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{file:?}: {error}"))?;
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines
-        .filter(|line| declared || !line.starts_with('?'))
-        .map(|line| line.trim_start_matches('?').into())
-        .collect())
+    Ok(text.lines().map(str::to_owned).filter(|line| !line.is_empty() && !line.starts_with('#')).collect())
 }
 
 fn compare(what: &str, found: &BTreeSet<String>, listed: &BTreeSet<String>) -> Result<(), String> {
@@ -57,7 +53,7 @@ fn the_library_exports_what_the_list_says() -> Result<(), String> {
     let library = build::libraries()?.join("libcrosvm_plugin.so");
     let symbols = build::run(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(library))?;
     let names = symbols.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
-    compare("the library", &names, &listed(false)?)
+    compare("the library", &names, &listed()?)
 }
 
 fn the_header_declares_what_the_list_says() -> Result<(), String> {
@@ -65,5 +61,5 @@ fn the_header_declares_what_the_list_says() -> Result<(), String> {
     let text = std::fs::read_to_string(header).map_err(|error| error.to_string())?;
     let named = text.lines().filter_map(|line| line.strip_prefix("int crosvm_")?.split_once('('));
     let names = named.map(|(name, _)| format!("crosvm_{name}")).collect();
-    compare("the header", &names, &listed(true)?)
+    compare("the header", &names, &listed()?)
 }

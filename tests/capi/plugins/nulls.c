@@ -14,6 +14,14 @@ static void without_connection(struct crosvm *vm)
 	uint64_t args[4] = { 0 };
 	bool has;
 	int fd = make_memfd(0x1000, F_SEAL_SHRINK, NULL);
+	struct kvm_cpuid_entry2 leaf = { 0 };
+	struct crosvm_irq_route route = { 0 };
+	struct kvm_pic_state pic = { 0 };
+	struct kvm_ioapic_state ioapic = { 0 };
+	struct kvm_pit_state2 pit = { 0 };
+	struct kvm_clock_data clock = { 0 };
+	struct crosvm_net_config net;
+	uint32_t msr, count;
 
 	GIVES(-EINVAL, crosvm_new_connection(vm, &connection));
 	GIVES(-EINVAL, crosvm_destroy_connection(&vm));
@@ -31,6 +39,22 @@ static void without_connection(struct crosvm *vm)
 	GIVES(-EINVAL, crosvm_create_memory(vm, fd, 0, 0x1000, 0x100000, false, false, &slot));
 	GIVES(-EINVAL, crosvm_create_irq_event(vm, 0, &irq));
 	GIVES(-EINVAL, crosvm_get_vcpu(vm, 0, &vcpu));
+	GIVES(-EINVAL, crosvm_get_supported_cpuid(vm, 1, &leaf, &count));
+	GIVES(-EINVAL, crosvm_get_emulated_cpuid(vm, 1, &leaf, &count));
+	GIVES(-EINVAL, crosvm_get_msr_index_list(vm, 1, &msr, &count));
+	GIVES(-EINVAL, crosvm_net_get_config(vm, &net));
+	GIVES(-EINVAL, crosvm_set_irq_routing(vm, 1, &route));
+	GIVES(-EINVAL, crosvm_set_irq_routing(vm, 0, NULL));
+	GIVES(-EINVAL, crosvm_get_pic_state(vm, true, &pic));
+	GIVES(-EINVAL, crosvm_set_pic_state(vm, true, &pic));
+	GIVES(-EINVAL, crosvm_get_ioapic_state(vm, &ioapic));
+	GIVES(-EINVAL, crosvm_set_ioapic_state(vm, &ioapic));
+	GIVES(-EINVAL, crosvm_get_pit_state(vm, &pit));
+	GIVES(-EINVAL, crosvm_set_pit_state(vm, &pit));
+	GIVES(-EINVAL, crosvm_get_clock(vm, &clock));
+	GIVES(-EINVAL, crosvm_set_clock(vm, &clock));
+	GIVES(-EINVAL, crosvm_set_identity_map_addr(vm, 0xfeffc000));
+	OK(close(fd));
 	CHECK(!connection && !io && !slot && !irq && !vcpu);
 }
 
@@ -62,6 +86,10 @@ static void without_vcpu(struct crosvm_vcpu *vcpu)
 	struct kvm_mp_state mp_state = { 0 };
 	struct kvm_msr_entry msr = { 0 };
 	struct kvm_cpuid_entry2 cpuid = { 0 };
+	struct kvm_xcrs xcrs = { 0 };
+	struct kvm_lapic_state lapic = { 0 };
+	struct kvm_vcpu_events events = { 0 };
+	uint64_t args[4] = { 0 };
 	uint32_t count;
 
 	GIVES(-EINVAL, crosvm_vcpu_wait(vcpu, &event));
@@ -79,10 +107,21 @@ static void without_vcpu(struct crosvm_vcpu *vcpu)
 	GIVES(-EINVAL, crosvm_vcpu_get_msrs(vcpu, 1, &msr, &count));
 	GIVES(-EINVAL, crosvm_vcpu_set_msrs(vcpu, 1, &msr));
 	GIVES(-EINVAL, crosvm_vcpu_set_cpuid(vcpu, 1, &cpuid));
+	GIVES(-EINVAL, crosvm_vcpu_get_xcrs(vcpu, &xcrs));
+	GIVES(-EINVAL, crosvm_vcpu_set_xcrs(vcpu, &xcrs));
+	GIVES(-EINVAL, crosvm_vcpu_get_lapic_state(vcpu, &lapic));
+	GIVES(-EINVAL, crosvm_vcpu_set_lapic_state(vcpu, &lapic));
+	GIVES(-EINVAL, crosvm_vcpu_get_vcpu_events(vcpu, &events));
+	GIVES(-EINVAL, crosvm_vcpu_set_vcpu_events(vcpu, &events));
+	GIVES(-EINVAL, crosvm_vcpu_enable_capability(vcpu, KVM_CAP_HYPERV_SYNIC, 0, args));
+	GIVES(-EINVAL, crosvm_get_hyperv_cpuid(vcpu, 1, &cpuid, &count));
 }
 
 static void no_place_for_results(struct machine *m)
 {
+	struct kvm_cpuid_entry2 leaf;
+	uint32_t count;
+
 	GIVES(-EINVAL, crosvm_connect(NULL));
 	GIVES(-EINVAL, crosvm_new_connection(m->vm, NULL));
 	GIVES(-EINVAL, crosvm_destroy_connection(NULL));
@@ -97,6 +136,22 @@ static void no_place_for_results(struct machine *m)
 	GIVES(-EINVAL, crosvm_destroy_irq_event(m->vm, NULL));
 	GIVES(-EINVAL, crosvm_get_vcpu(m->vm, 0, NULL));
 	GIVES(-EINVAL, crosvm_set_hypercall_hint(m->vm, 1, NULL));
+	GIVES(-EINVAL, crosvm_get_supported_cpuid(m->vm, 1, NULL, &count));
+	GIVES(-EINVAL, crosvm_get_supported_cpuid(m->vm, 1, &leaf, NULL));
+	GIVES(-EINVAL, crosvm_get_emulated_cpuid(m->vm, 1, NULL, &count));
+	GIVES(-EINVAL, crosvm_get_emulated_cpuid(m->vm, 1, &leaf, NULL));
+	GIVES(-EINVAL, crosvm_get_msr_index_list(m->vm, 1, NULL, &count));
+	GIVES(-EINVAL, crosvm_get_msr_index_list(m->vm, 1, &count, NULL));
+	GIVES(-EINVAL, crosvm_net_get_config(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_set_irq_routing(m->vm, 1, NULL));
+	GIVES(-EINVAL, crosvm_get_pic_state(m->vm, true, NULL));
+	GIVES(-EINVAL, crosvm_set_pic_state(m->vm, true, NULL));
+	GIVES(-EINVAL, crosvm_get_ioapic_state(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_set_ioapic_state(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_get_pit_state(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_set_pit_state(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_get_clock(m->vm, NULL));
+	GIVES(-EINVAL, crosvm_set_clock(m->vm, NULL));
 }
 
 static void no_place_of_a_vcpu(struct crosvm_vcpu *vcpu)
@@ -119,6 +174,14 @@ static void no_place_of_a_vcpu(struct crosvm_vcpu *vcpu)
 	GIVES(-EINVAL, crosvm_vcpu_get_msrs(vcpu, 1, &msr, NULL));
 	GIVES(-EINVAL, crosvm_vcpu_set_msrs(vcpu, 1, NULL));
 	GIVES(-EINVAL, crosvm_vcpu_set_cpuid(vcpu, 1, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_get_xcrs(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_set_xcrs(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_get_lapic_state(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_set_lapic_state(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_get_vcpu_events(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_set_vcpu_events(vcpu, NULL));
+	GIVES(-EINVAL, crosvm_vcpu_enable_capability(vcpu, KVM_CAP_HYPERV_SYNIC, 0, NULL));
+	GIVES(-EINVAL, crosvm_get_hyperv_cpuid(vcpu, 1, NULL, &count));
 	/* An empty list needs no pointer. */
 	OK(crosvm_vcpu_get_msrs(vcpu, 0, NULL, &count));
 	GIVES(0, count);

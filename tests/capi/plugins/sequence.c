@@ -15,6 +15,10 @@ static void all_refused(struct crosvm_vcpu *vcpu)
 	struct kvm_mp_state mp_state = { 0 };
 	struct kvm_msr_entry msr = { 0 };
 	struct kvm_cpuid_entry2 cpuid = { 0 };
+	struct kvm_xcrs xcrs = { 0 };
+	struct kvm_lapic_state lapic = { 0 };
+	struct kvm_vcpu_events events = { 0 };
+	uint64_t args[4] = { 0 };
 	uint32_t count = 77;
 
 	GIVES(-EPROTO, crosvm_vcpu_resume(vcpu));
@@ -31,6 +35,14 @@ static void all_refused(struct crosvm_vcpu *vcpu)
 	GIVES(-EPROTO, crosvm_vcpu_get_msrs(vcpu, 1, &msr, &count));
 	GIVES(-EPROTO, crosvm_vcpu_set_msrs(vcpu, 1, &msr));
 	GIVES(-EPROTO, crosvm_vcpu_set_cpuid(vcpu, 1, &cpuid));
+	GIVES(-EPROTO, crosvm_vcpu_get_xcrs(vcpu, &xcrs));
+	GIVES(-EPROTO, crosvm_vcpu_set_xcrs(vcpu, &xcrs));
+	GIVES(-EPROTO, crosvm_vcpu_get_lapic_state(vcpu, &lapic));
+	GIVES(-EPROTO, crosvm_vcpu_set_lapic_state(vcpu, &lapic));
+	GIVES(-EPROTO, crosvm_vcpu_get_vcpu_events(vcpu, &events));
+	GIVES(-EPROTO, crosvm_vcpu_set_vcpu_events(vcpu, &events));
+	GIVES(-EPROTO, crosvm_vcpu_enable_capability(vcpu, KVM_CAP_HYPERV_SYNIC, 0, args));
+	GIVES(-EPROTO, crosvm_get_hyperv_cpuid(vcpu, 1, &cpuid, &count));
 	GIVES(77, count);
 }
 
