@@ -1,4 +1,4 @@
-//! What each control request does: one row of [`serve`] per kind.
+//! What each control request does: one row of [`Host::serve`] per kind.
 //!
 //! A request that cannot be carried out is refused with an errno and changes nothing. None of them ends the VM.
 
