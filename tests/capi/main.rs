@@ -36,6 +36,7 @@ const PLUGINS: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("state", &[]),
     ("big", &[]),
+    ("threads", &[]),
     ("habits", &["-c4"]),
     ("habits", &["-c24"]),
 ];
