@@ -92,7 +92,8 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, affinity: settings.affinity.clone() })
+    let affinity = settings.affinity.clone();
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, affinity })
 }
 
 fn check_vcpus(system: &System, asked: u32) -> Result<(), StartError> {
