@@ -31,6 +31,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("src/sys/", &[]),
     ("src/", &["outboard_wire"]),
     ("wire/plugin/", &["outboard_plugin", "outboard_wire"]),
+    ("wire/capi/", &["outboard_plugin", "outboard_wire"]),
     ("wire/tests/", &["outboard_wire"]),
     ("wire/src/", &[]),
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
@@ -41,6 +42,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/sys/",
     "src/kvm/run.rs",
     "wire/src/page.rs",
+    "wire/src/prefetch.rs",
     "wire/src/futex.rs",
     "wire/src/clock.rs",
     "wire/src/kvm_abi.rs",
@@ -48,7 +50,10 @@ const UNSAFE_ROOMS: &[&str] = &[
     "wire/tests/exchange.rs",
     "wire/tests/golden_lines.rs",
     "wire/plugin/src/sys.rs",
+    // Functions that C calls with pointers.
+    "wire/capi/src/",
     "tools/demo/src/guest.rs",
+    "benches/capi.rs",
     "benches/common/memfd.rs",
     "benches/common/pin.rs",
     "tests/common/guest.rs",
@@ -302,6 +307,7 @@ fn manifests_depend_only_downwards() {
         ("Cargo.toml", &["outboard-wire", "outboard-demo"][..]),
         ("wire/Cargo.toml", &[]),
         ("wire/plugin/Cargo.toml", &["outboard-wire"]),
+        ("wire/capi/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
     ] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");

@@ -93,6 +93,7 @@ impl Runner {
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
+        self.stats.settle();
         self.stats.waits = self.end.counts();
         (ended, core::mem::take(&mut self.stats))
     }
@@ -113,7 +114,7 @@ impl Runner {
             let (tsc, cpu) = clock::now_and_cpu();
             match result {
                 Ok(()) => {
-                    self.stats.inside.record(tsc.wrapping_sub(entered));
+                    self.stats.note_inside(tsc.wrapping_sub(entered));
                     entered = self.handle_exit(Moment { tsc, cpu })?;
                 }
                 Err(Errno::EINTR) => {
@@ -135,7 +136,12 @@ impl Runner {
     fn look_at_requests(&mut self) -> Result<bool, Ended> {
         loop {
             // Timing points 1 and 2: cleared before the look, so that a kick from here on is not lost.
-            self.vcpu.page().immediate_exit().store(0, Ordering::SeqCst);
+            // Only this thread's own signal handler sets it, so a look before the store loses nothing and saves a locked
+            // instruction on the way back to the guest.
+            let immediate_exit = self.vcpu.page().immediate_exit();
+            if immediate_exit.load(Ordering::SeqCst) != 0 {
+                immediate_exit.store(0, Ordering::SeqCst);
+            }
             if self.control.stopping() {
                 return Err(Ended::Stopped);
             }
@@ -156,7 +162,7 @@ impl Runner {
         let files = self.registers.attach(&self.vcpu, self.registers.wanted(), &self.end.to_plugin().files);
         let paused = Event { kind: event_kind::PAUSED, address: cookie, files, tsc, cpu, ..Event::default() };
         self.converse(&paused, false)?;
-        self.stats.record(Kind::Pause, clock::now() - tsc);
+        self.stats.note(Kind::Pause, clock::now() - tsc);
         Ok(())
     }
 
@@ -195,7 +201,7 @@ impl Runner {
             self.leave_cpu(at.cpu);
         }
         let now = clock::now();
-        self.stats.record(kind, now.wrapping_sub(at.tsc));
+        self.stats.note(kind, now.wrapping_sub(at.tsc));
         Ok(now)
     }
 
@@ -222,8 +228,12 @@ impl Runner {
         }
         if files != 0 {
             event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
+            self.end.to_plugin().files.push(event.files);
         }
         let answer = self.converse(&event, true)?;
+        if event.files != 0 {
+            self.end.to_plugin().files.own(event.files);
+        }
         if !access.is_write {
             self.take_data(exit, access, &answer)?;
         }
@@ -258,6 +268,7 @@ impl Runner {
                 address: access.address,
                 data: words::low_bytes(item),
                 tsc: at.tsc,
+                cpu: at.cpu,
             };
             let posted = self.end.post(&write, at.cpu, self.control.stop_word());
             posted.map_err(|ended| ended_wait(self.vcpu.id(), ended))?;
@@ -270,6 +281,8 @@ impl Runner {
     #[inline]
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
         self.end.publish(event);
+        // The plugin is at work now, so counting the exit before this one costs nobody time.
+        self.stats.settle();
         let mut cpu = event.cpu;
         loop {
             let answer = self.end.wait_answer(cpu, self.control.stop_word());

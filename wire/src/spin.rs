@@ -85,6 +85,12 @@ impl Spinner {
         }
     }
 
+    /// Ticks of a microsecond or so: after that an awake peer has read what it was sent.
+    #[inline]
+    pub fn soon(&self) -> u64 {
+        self.min / 4
+    }
+
     fn learned(&mut self, here: u32, peer: u32) -> u64 {
         if here == peer && here != CPU_UNKNOWN {
             return 0;
