@@ -78,7 +78,7 @@ fn posted(vmm: &[usize], plugin: &[usize], khz: u64, pace: u64) -> Histogram<u64
         for data in 0..ROUNDS / 10 {
             idle(pace);
             let (start, cpu) = clock::now_and_cpu();
-            let write = PostedWrite { mmio: false, length: 1, address: 0x3f8, data, tsc: start };
+            let write = PostedWrite { mmio: false, length: 1, address: 0x3f8, data, tsc: start, cpu };
             end.post(&write, cpu, &stop).expect("the plugin's end keeps to the protocol");
             ticks.saturating_record(clock::now() - start);
         }

@@ -42,6 +42,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/sys/",
     "src/kvm/run.rs",
     "wire/src/page.rs",
+    "wire/src/prefetch.rs",
     "wire/src/futex.rs",
     "wire/src/clock.rs",
     "wire/src/kvm_abi.rs",
@@ -53,18 +54,18 @@ const UNSAFE_ROOMS: &[&str] = &[
     "wire/capi/src/",
     "tools/demo/src/guest.rs",
     "benches/capi.rs",
+    "benches/common/memfd.rs",
     "benches/common/pin.rs",
-    "benches/ring.rs",
     "tests/common/guest.rs",
     "tests/cli/host.rs",
-    "tests/hostile/raw.rs",
+    "tests/hostile/sys.rs",
 ];
 
 /// Lines above an `unsafe` block in which its `SAFETY:` comment begins.
 const SAFETY_WITHIN: usize = 8;
 
 /// Most lines of a file.
-const MAX_LINES: usize = 600;
+const MAX_LINES: usize = 500;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -430,7 +431,7 @@ fn the_protocol_names_every_kind_and_number() {
     let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("### 3.")).collect();
     for kind in Kind::ALL {
         let named = |line: &&str| plain(line).contains(&format!("{} ({})", plain(&format!("{kind:?}")), kind as u32));
-        assert!(headings.iter().any(|line| named(&line)), "no heading names {kind:?} ({})", kind as u32);
+        assert!(headings.iter().any(named), "no heading names {kind:?} ({})", kind as u32);
     }
     for (number, name) in numbers_of("answer_kind") {
         assert!(text.contains(&format!("{number} {name}")), "PROTOCOL.md does not name answer kind {number} {name}");

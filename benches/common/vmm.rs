@@ -1,7 +1,7 @@
 //! The real `outboard` program with this executable as its plugin, and the pipes between bench and plugin.
 //!
 //! The plugin inherits standard input and output through the VMM. A byte on the one asks for a chunk of figures, which
-//! come as 64-bit words on the other; when the input ends, the plugin ends, and the VMM's JSON report comes last.
+//! come as 64-bit words on the other; when the input ends, the plugin ends, and a JSON report of the VMM comes last.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +13,9 @@ use serde_json::Value;
 /// The word behind which the rest of a command line is for the plugin's half.
 pub const PLUGIN: &str = "plugin";
 
+/// The option that asks for a report. It makes the end of a run longer: the VMM measures its own floors for it.
+pub const JSON: &str = "--json";
+
 /// A running VMM.
 pub struct Vmm {
     child: Child,
@@ -22,10 +25,11 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Starts `outboard run` with options, and this executable with `words` as its plugin.
+    /// Starts `outboard run` with options, and this executable with `words` as its plugin. With [`JSON`] among the
+    /// options, [`Vmm::finish`] gives a report.
     pub fn start(options: &[String], words: &[&str]) -> Vmm {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
-        command.args(["run", "--json", "--disable-sandbox", "--plugin"]);
+        command.args(["run", "--disable-sandbox", "--plugin"]);
         command.arg(std::env::current_exe().expect("the path of this executable"));
         for word in [PLUGIN].iter().chain(words) {
             command.arg(format!("--params={word}"));

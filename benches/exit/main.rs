@@ -29,8 +29,8 @@ use floor::Bare;
 use guest::Access;
 use outboard_wire::clock;
 use plugin::Served;
-use row::{Bound, Known, ROWS, Row};
-use subject::{Amount, measure};
+use row::{Bound, ROWS, Row};
+use subject::{Amount, Subject, measure};
 use table::{Line, Table};
 
 fn main() -> ExitCode {
@@ -53,48 +53,47 @@ fn bench(args: &Args) {
     let report = Report::with_facts("exit", clock::measure_khz(Duration::from_millis(50)));
     for place in Place::all() {
         let mut table = Table::new(&report, &place, args);
-        let mut known = Known::default();
-        references(args, &place, &mut table, &mut known);
+        references(args, &place, &mut table);
         for row in &ROWS {
-            served(args, &place, row, &mut table, &mut known);
+            served(args, &place, row, &mut table);
         }
     }
 }
 
 /// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page.
-fn references(args: &Args, place: &Place, table: &mut Table<'_>, known: &mut Known) {
+fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     let amount = Amount::new(args);
     let bare = || Bare::new(Access::PortOut, amount.chunk, &place.vmm);
     let echo = |echo: Box<dyn Echo>| bare().with_echo(echo);
     let mut reference = |name: &str, make: &dyn Fn() -> Bare| {
-        if !args.wants(&table.full_name(name)) {
-            return None;
+        if args.wants(&table.full_name(name)) {
+            let measured = measure(&mut make(), None, &mut bare(), place, amount);
+            table.line(&Line { name, measured: &measured, bound: Bound::None, own: None });
         }
-        let measured = measure(&mut make(), &mut bare(), place, amount);
-        table.line(&Line { name, measured: &measured, bound: Bound::None, known: Known::default(), own: None });
-        Some(table.ns(measured.added))
     };
     reference("two pipes", &|| echo(Box::new(Pipes::new(&place.plugin))));
-    known.futexes = reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
+    reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
     reference("bare, registers in the run page", &|| bare().with_registers());
 }
 
 /// A row that the plugin serves.
-fn served(args: &Args, place: &Place, row: &Row, table: &mut Table<'_>, known: &mut Known) {
+fn served(args: &Args, place: &Place, row: &Row, table: &mut Table<'_>) {
     if !args.wants(&table.full_name(row.name)) {
         return;
     }
     let amount = Amount::new(args);
-    let mut floor = Bare::new(row.access, amount.chunk, &place.vmm);
-    let mut served = Served::start(row, amount.chunk, place, &args.spin);
-    let measured = measure(&mut served, &mut floor, place, amount);
+    let bare = || Bare::new(row.access, amount.chunk, &place.vmm);
+    let start = |row| Served::start(row, amount.chunk, place, &args.spin);
+    let mut served = start(row);
+    let bound = row.bound(place.is_apart(), place.is_together());
+    let mut other: Option<Box<dyn Subject>> = match bound {
+        Bound::Registers => Some(Box::new(start(&ROWS[0]))),
+        Bound::Futexes => Some(Box::new(bare().with_echo(Box::new(Futexes::new(&place.plugin))))),
+        _ => None,
+    };
+    let measured = measure(&mut served, other.as_deref_mut(), &mut bare(), place, amount);
     let vmm = served.finish();
-    known.line = measured.line.as_ref().map(|line| table.ns(line.value_at_quantile(0.5) as i64));
-    if row.name == ROWS[0].name {
-        known.first = Some(table.ns(measured.added));
-    }
     let own = vmm["exits"].as_array().and_then(|exits| exits.iter().find(|exit| exit["exit"] == row.kind)).cloned();
     let own = own.map(|exit| (exit, vmm));
-    let bound = row.bound(place.is_apart(), place.is_together());
-    table.line(&Line { name: row.name, measured: &measured, bound, known: *known, own });
+    table.line(&Line { name: row.name, measured: &measured, bound, own });
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use outboard_plugin::kvm_bindings::kvm_regs;
 use outboard_plugin::{Connection, Error, Event, Files, Space, Stopped, Vcpu, Write};
 
-use crate::common::vmm::{Vmm, send, wait_go};
+use crate::common::vmm::{JSON, Vmm, send, wait_go};
 use crate::common::{pin, place};
 use crate::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 use crate::row::{ROWS, Registers, Row};
@@ -20,7 +20,8 @@ pub struct Served {
 impl Served {
     /// Starts a row: the vCPU thread and the plugin on these CPUs.
     pub fn start(row: &Row, chunk: u16, place: &place::Place, spin: &str) -> Served {
-        let options = [format!("--cpu-affinity={}", place::word(&place.vmm)), format!("--spin={spin}")];
+        let options =
+            [JSON.to_owned(), format!("--cpu-affinity={}", place::word(&place.vmm)), format!("--spin={spin}")];
         let vmm = Vmm::start(&options, &[row.name, &chunk.to_string(), &place::word(&place.plugin)]);
         Served { vmm, chunk }
     }

@@ -9,8 +9,8 @@ pub enum Registers {
     Untouched,
     /// They ride along, are read, and are set again with the answer.
     RideAlong,
-    /// They are asked for by command, and are set again with the answer.
-    Command,
+    /// As `RideAlong`, but the plugin never said that it wants them: the first ones are commands, until the SDK has learned.
+    Unannounced,
 }
 
 /// One access, served by the plugin.
@@ -32,7 +32,7 @@ const fn plain(name: &'static str, access: Access, kind: &'static str) -> Row {
     Row { name, access, posted: false, registers: Registers::Untouched, kind }
 }
 
-/// All of them. The first is what the rows with registers are compared with.
+/// All of them. The first is what the one with registers is compared with.
 pub const ROWS: [Row; 7] = [
     plain("port out", Access::PortOut, "port write"),
     plain("port in", Access::PortIn, "port read"),
@@ -40,7 +40,10 @@ pub const ROWS: [Row; 7] = [
     plain("mmio read", Access::MmioRead, "mmio read"),
     Row { posted: true, ..plain("port out, posted", Access::PortOut, "port posted write") },
     Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::PortOut, "port write") },
-    Row { registers: Registers::Command, ..plain("port out, registers asked", Access::PortOut, "port write") },
+    Row {
+        registers: Registers::Unannounced,
+        ..plain("port out, registers unannounced", Access::PortOut, "port write")
+    },
 ];
 
 /// Most that a row may add at p50, in nanoseconds.
@@ -50,23 +53,12 @@ pub enum Bound {
     Exchange,
     /// Half a round trip and 60 ns.
     Posted,
-    /// 300 ns more than the first row.
+    /// 300 ns more than the first row, measured in the same turns.
     Registers,
-    /// What the futexes of the reference add.
+    /// What two futexes add, measured in the same turns.
     Futexes,
     /// None was set.
     None,
-}
-
-/// What is known when a row is judged, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Known {
-    /// Round trip of a cache line.
-    pub line: Option<f64>,
-    /// What the first row added.
-    pub first: Option<f64>,
-    /// What the reference over futexes added.
-    pub futexes: Option<f64>,
 }
 
 impl Row {
@@ -83,13 +75,14 @@ impl Row {
 }
 
 impl Bound {
-    /// The limit in nanoseconds, if what it is made of was measured.
-    pub fn limit(self, known: &Known) -> Option<f64> {
+    /// The limit in nanoseconds: by the round trip of a cache line, and by what the other one added that the row is
+    /// compared with. `None` without what it is made of.
+    pub fn limit(self, line: Option<f64>, other: Option<f64>) -> Option<f64> {
         match self {
-            Bound::Exchange => known.line.map(|line| 1.2 * line + 100.0),
-            Bound::Posted => known.line.map(|line| line / 2.0 + 60.0),
-            Bound::Registers => known.first.map(|first| first + 300.0),
-            Bound::Futexes => known.futexes,
+            Bound::Exchange => line.map(|line| 1.2 * line + 100.0),
+            Bound::Posted => line.map(|line| line / 2.0 + 60.0),
+            Bound::Registers => other.map(|first| first + 300.0),
+            Bound::Futexes => other,
             Bound::None => None,
         }
     }

@@ -42,6 +42,8 @@ pub struct Measured {
     pub line: Option<Histogram<u64>>,
     /// What the subject adds at p50: the median of what each turn adds to the floors before and after it.
     pub added: i64,
+    /// What the other one added that it is compared with.
+    pub other_added: Option<i64>,
 }
 
 impl Measured {
@@ -51,29 +53,43 @@ impl Measured {
     }
 }
 
-/// Measures the line, the floor and the subject in turns.
-pub fn measure(subject: &mut dyn Subject, floor: &mut dyn Subject, place: &Place, amount: Amount) -> Measured {
+/// Measures the line, the floor and the subject in turns, and with them another one that the subject is compared with.
+pub fn measure(
+    subject: &mut dyn Subject,
+    mut other: Option<&mut (dyn Subject + '_)>,
+    floor: &mut dyn Subject,
+    place: &Place,
+    amount: Amount,
+) -> Measured {
     let mut measured = Measured {
         subject: report::histogram(),
         floor: report::histogram(),
         line: place.pair().map(|_| report::histogram()),
         added: 0,
+        other_added: None,
     };
-    let mut added = Vec::with_capacity(amount.turns);
-    let mut floor_turn = |floors: &mut Histogram<u64>| count(&floor.chunk(), amount, floors);
-    let mut before = floor_turn(&mut measured.floor);
+    let (mut added, mut other_added) = (Vec::new(), Vec::new());
+    let mut before = count(&floor.chunk(), amount, &mut measured.floor);
     for _ in 0..amount.turns {
         if let (Some((a, b)), Some(line)) = (place.pair(), &mut measured.line) {
             line.add(line::round_trip(a, b, 2_000)).expect("the same bounds");
         }
         let with = count(&subject.chunk(), amount, &mut measured.subject);
-        let after = floor_turn(&mut measured.floor);
-        added.push(with as i64 - (before + after) as i64 / 2);
+        let with_other = other.as_mut().map(|other| count(&other.chunk(), amount, &mut report::histogram()));
+        let after = count(&floor.chunk(), amount, &mut measured.floor);
+        let between = (before + after) as i64 / 2;
+        added.push(with as i64 - between);
+        other_added.extend(with_other.map(|with| with as i64 - between));
         before = after;
     }
-    added.sort_unstable();
-    measured.added = added[added.len() / 2];
+    measured.added = median(&mut added).unwrap_or(0);
+    measured.other_added = median(&mut other_added);
     measured
+}
+
+fn median<T: Ord + Copy>(values: &mut [T]) -> Option<T> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 /// Counts the periods of a chunk behind its warm-up; returns their median.
@@ -83,6 +99,5 @@ fn count(left: &[u64], amount: Amount, into: &mut Histogram<u64>) -> u64 {
     for period in &periods {
         into.saturating_record(*period);
     }
-    periods.sort_unstable();
-    periods[periods.len() / 2]
+    median(&mut periods).unwrap_or(0)
 }

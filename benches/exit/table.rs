@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::common::args::Args;
 use crate::common::place::{Place, word};
 use crate::common::report::Report;
-use crate::row::{Bound, Known};
+use crate::row::Bound;
 use crate::subject::Measured;
 
 /// Most that p99 may be above the floor's, in nanoseconds, where both sides have a CPU of their own.
@@ -28,8 +28,6 @@ pub struct Line<'a> {
     pub measured: &'a Measured,
     /// What it must not exceed.
     pub bound: Bound,
-    /// What that is made of.
-    pub known: Known,
     /// What the VMM's report says about this kind of exit, and the whole report.
     pub own: Option<(Value, Value)>,
 }
@@ -97,7 +95,9 @@ impl<'a> Table<'a> {
             let json = json!({"of": what, "bound": formula, "limit": limit, "got": got, "holds": holds});
             verdicts.push((format!("{what} {limit:.0}: {word}"), json));
         };
-        if let Some(limit) = line.bound.limit(&line.known) {
+        let round_trip = line.measured.line.as_ref().map(|ticks| self.report.ns(ticks, 0.5) as f64);
+        let other = line.measured.other_added.map(|ticks| self.ns(ticks));
+        if let Some(limit) = line.bound.limit(round_trip, other) {
             judge("p50", line.bound.formula(), added.0, limit);
         }
         if self.place.is_apart() && line.bound == Bound::Exchange {
@@ -116,6 +116,7 @@ impl<'a> Table<'a> {
             "floor": self.report.quantiles(&measured.floor),
             "line": measured.line.as_ref().map(|ticks| self.report.quantiles(ticks)),
             "added": {"unit": "ns", "p50": added.0, "p99": added.1},
+            "compared_with_added": measured.other_added.map(|ticks| self.ns(ticks)),
             "outside_of_kvm_run": line.own.as_ref().map(|(kind, _)| kind["outside_ns"].clone()),
             "inside_kvm_run": line.own.as_ref().map(|(_, vmm)| vmm["inside_kvm_run_ns"].clone()),
             "waits": line.own.as_ref().map(|(_, vmm)| vmm["waits"].clone()),

@@ -54,7 +54,7 @@ pub enum Cause {
     GuestShutDown(String),
     /// The guest ended in an exit that nobody serves.
     GuestUnserved(String),
-    /// `SIGINT` or `SIGTERM` for the VMM.
+    /// `SIGINT`, `SIGTERM` or `SIGHUP` for the VMM.
     Signal(i32),
     /// The plugin broke the protocol.
     Violation(String),
@@ -76,7 +76,7 @@ pub enum Input {
     Connected,
     /// The process has ended and was reaped.
     ProcessEnded(ExitStatus),
-    /// `SIGINT` or `SIGTERM`, by number.
+    /// `SIGINT`, `SIGTERM` or `SIGHUP`, by number.
     Signal(i32),
     /// The guest has shut down in an orderly way; how, in words.
     GuestShutDown(String),
@@ -285,6 +285,7 @@ fn signal_name(signo: i32) -> String {
     match signo {
         libc::SIGINT => "SIGINT".to_string(),
         libc::SIGTERM => "SIGTERM".to_string(),
+        libc::SIGHUP => "SIGHUP".to_string(),
         other => format!("signal {other}"),
     }
 }

@@ -68,6 +68,7 @@ fn the_table_of_transitions() {
     table.extend(shut(Input::GuestShutDown(reason())));
     table.extend(shut(Input::GuestUnserved(reason())));
     table.extend(shut(Input::HostFailure(reason())));
+    table.extend(shut(Input::Mismatch(reason())));
     table.extend(shut(Input::ConnectionClosed));
     for (before, input, actions, after) in table {
         let mut life = in_state(before);

@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::shared::SharedBlocks;
 use super::supervisor::Affinity;
+use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, memfd};
@@ -28,6 +29,8 @@ pub struct Host {
     /// What the plugin learns when it says hello.
     pub welcome: HelloReply,
     pub(super) blocks: SharedBlocks,
+    /// Tap devices, in the order of the command line.
+    pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
     pub affinity: Affinity,
 }
@@ -94,7 +97,10 @@ impl Host {
                 with(bytes, &fds, |_: control::GetTsc| Ok((control::TscKhz { khz: machine.tsc_khz()? }, vec![])))
             }
             Kind::SetTsc => with(bytes, &fds, |request: control::SetTsc| done(machine.set_tsc_khz(request.khz))),
-            Kind::NetConfig => with(bytes, &fds, |_: control::NetConfig| Err(Errno(libc::ENODATA))),
+            Kind::NetConfig => with(bytes, &fds, |request: control::NetConfig| {
+                let tap = self.taps.get(request.index as usize).ok_or(Errno::ENODATA)?;
+                Ok((tap.config()?, vec![tap.descriptor()?]))
+            }),
             Kind::CreateMemory => {
                 let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
                 with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))

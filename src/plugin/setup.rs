@@ -11,6 +11,7 @@ use crate::event::EventError;
 use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
+use crate::machine::tap::{Tap, TapError};
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
@@ -50,6 +51,9 @@ pub enum StartError {
         /// Who sets the limit.
         who: &'static str,
     },
+    /// There is no tap device as it was asked for.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -70,6 +74,7 @@ impl StartError {
 /// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
 pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     install_kick_handler().map_err(StartError::call("sigaction"))?;
+    let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
     let machine = Machine::new(system, settings.vcpus)?;
@@ -85,12 +90,20 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        (Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps), seat)
+        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps);
+        // Whoever chose another policy than the automatic one does not want to be helped.
+        (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, affinity: settings.affinity.clone() })
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, taps, affinity: settings.affinity.clone() })
+}
+
+/// The tap device that is made comes first, then those that were handed over.
+fn taps(settings: &Settings) -> Result<Vec<Tap>, TapError> {
+    let made = settings.tap.iter().map(Tap::create);
+    made.chain(settings.tap_fds.iter().map(|number| Tap::inherited(*number))).collect()
 }
 
 fn check_vcpus(system: &System, asked: u32) -> Result<(), StartError> {

@@ -15,6 +15,7 @@ use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
 use crate::sys::process::InChild;
 use crate::sys::rlimit::{self, OpenFiles};
@@ -43,6 +44,10 @@ pub struct Settings {
     pub affinity: Affinity,
     /// How both sides wait for each other.
     pub spin: SpinMode,
+    /// A tap device to make.
+    pub tap: Option<TapAddress>,
+    /// Numbers of tap devices that this process was started with.
+    pub tap_fds: Vec<i32>,
 }
 
 /// Which CPUs vCPU threads may run on.
@@ -218,19 +223,28 @@ impl Supervisor {
                 self.events.poll_readable(&self.signals_fd, token).map_err(StartError::Events)
             }
             source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
-                Some(status) => self.step(Input::ProcessEnded(status)),
+                Some(status) => {
+                    // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
+                    // ended with comes first.
+                    for (_, ended) in self.host.vcpus.stop() {
+                        self.vcpu_ended(ended)?;
+                    }
+                    self.step(Input::ProcessEnded(status))
+                }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
             source::VCPUS => {
-                for (_, ended) in self.host.vcpus.take_ended() {
-                    self.vcpu_ended(ended)?;
-                }
+                self.take_ended_vcpus()?;
                 self.events.poll_readable(&self.vcpus_fd, token).map_err(StartError::Events)
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
             _ => self.connection(token, event),
         }
+    }
+
+    fn take_ended_vcpus(&mut self) -> Result<(), StartError> {
+        self.host.vcpus.take_ended().into_iter().try_for_each(|(_, ended)| self.vcpu_ended(ended))
     }
 
     fn vcpu_ended(&mut self, ended: Ended) -> Result<(), StartError> {
@@ -275,6 +289,7 @@ impl Supervisor {
                 self.events.recycle(message);
                 turn
             }
+            Event::Sent => self.replied(token),
             Event::Closed | Event::Failed { .. } => self.disconnected(token),
             _ => Ok(()),
         }
@@ -390,6 +405,18 @@ impl Supervisor {
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend_from_slice(&reply.body);
         let socket = Arc::clone(&connection.socket);
-        self.events.send_then_recv(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
+        if reply.fds.is_empty() {
+            return self.events.send_then_recv(&socket, &bytes, reply.fds, token).map_err(StartError::Events);
+        }
+        // Descriptors stay open here until the operation has ended. That must not be the next request: the end of a new
+        // connection could not be seen as long as the plugin's end of it is open here too.
+        self.events.send(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
+    }
+
+    /// A reply with descriptors is on its way: waits for the next request of its connection.
+    fn replied(&mut self, token: Token) -> Result<(), StartError> {
+        let Some(connection) = self.connections.get(token) else { return Ok(()) };
+        let socket = Arc::clone(&connection.socket);
+        self.events.recv(&socket, token).map_err(StartError::Events)
     }
 }

@@ -19,4 +19,5 @@ pub mod ended;
 pub mod registers;
 pub mod run;
 pub mod set;
+pub mod spread;
 pub mod stats;

@@ -1,7 +1,6 @@
 //! The loop of a vCPU thread.
 
 use core::convert::Infallible;
-use core::ops::{Deref, DerefMut};
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -9,11 +8,12 @@ use super::action::{Access, Action, decide};
 use super::control::Control;
 use super::ended::{Ended, GuestEnd};
 use super::registers::Registers;
+use super::spread::Spread;
 use super::stats::{Kind, Stats};
 use crate::kvm::{Exit, Vcpu};
 use crate::machine::ranges::Space;
 use crate::machine::rules::{Hint, RulesView};
-use crate::sys::{Errno, signal};
+use crate::sys::{Errno, affinity, signal};
 use outboard_wire::clock;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
@@ -22,62 +22,49 @@ use outboard_wire::posted::PostedWrite;
 use outboard_wire::vmm_end::{self, VmmEnd};
 use outboard_wire::words;
 
-/// A vCPU that is not made yet: all of its [`Runner`] but itself.
+/// A vCPU that is not made yet: all of its [`Runner`] but itself. When it is dropped, the plugin is told of the end.
 pub struct Waiting {
-    end: OpenEnd,
+    end: VmmEnd,
     control: Arc<Control>,
     rules: RulesView,
     registers: Registers,
+    roams: bool,
 }
 
 impl Waiting {
     /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
     pub fn new(end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Waiting {
-        Waiting { end: OpenEnd(end), control, rules, registers: Registers::new(sync_caps) }
+        Waiting { end, control, rules, registers: Registers::new(sync_caps), roams: false }
+    }
+
+    /// Lets the thread move among its CPUs to get out of the plugin's way.
+    pub fn roaming(mut self) -> Waiting {
+        self.roams = true;
+        self
     }
 
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
-        let Waiting { end, control, rules, registers } = self;
-        Runner { end, vcpu, control, rules, registers, stats: Stats::default(), access_open: false }
-    }
-}
-
-/// The VMM's end of the exchange. Whatever becomes of a vCPU, also if it never ran: when this is dropped, the plugin's wait
-/// for it returns.
-struct OpenEnd(VmmEnd);
-
-impl Drop for OpenEnd {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-impl Deref for OpenEnd {
-    type Target = VmmEnd;
-
-    #[inline]
-    fn deref(&self) -> &VmmEnd {
-        &self.0
-    }
-}
-
-impl DerefMut for OpenEnd {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut VmmEnd {
-        &mut self.0
+        let Waiting { end, control, rules, registers, roams } = self;
+        let (stats, spread, cpus, access_open) = (Stats::default(), Spread::default(), Vec::new(), false);
+        Runner { end, vcpu, control, rules, registers, stats, spread, roams, cpus, access_open }
     }
 }
 
 /// Everything that a vCPU's thread owns.
 pub struct Runner {
     /// Dropped first, so that the plugin learns of the end before the vCPU is taken down.
-    end: OpenEnd,
+    end: VmmEnd,
     vcpu: Vcpu,
     control: Arc<Control>,
     rules: RulesView,
     registers: Registers,
     stats: Stats,
+    spread: Spread,
+    /// The thread may choose among its CPUs.
+    roams: bool,
+    /// These are they, once it runs.
+    cpus: Vec<usize>,
     /// An access was handed out that KVM completes only when it is entered again.
     access_open: bool,
 }
@@ -95,13 +82,18 @@ impl Runner {
         self.vcpu.id()
     }
 
-    /// Runs the guest until it ends or is stopped. Called on the thread that shall run it.
-    pub fn run(mut self) -> (Ended, Stats) {
+    /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the
+    /// end when the runner is dropped.
+    pub fn run(&mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
+        if self.roams {
+            self.cpus = affinity::allowed().unwrap_or_default();
+        }
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
+        self.stats.settle();
         self.stats.waits = self.end.counts();
         (ended, core::mem::take(&mut self.stats))
     }
@@ -122,7 +114,7 @@ impl Runner {
             let (tsc, cpu) = clock::now_and_cpu();
             match result {
                 Ok(()) => {
-                    self.stats.inside.record(tsc.wrapping_sub(entered));
+                    self.stats.note_inside(tsc.wrapping_sub(entered));
                     entered = self.handle_exit(Moment { tsc, cpu })?;
                 }
                 Err(Errno::EINTR) => {
@@ -144,7 +136,12 @@ impl Runner {
     fn look_at_requests(&mut self) -> Result<bool, Ended> {
         loop {
             // Timing points 1 and 2: cleared before the look, so that a kick from here on is not lost.
-            self.vcpu.page().immediate_exit().store(0, Ordering::SeqCst);
+            // Only this thread's own signal handler sets it, so a look before the store loses nothing and saves a locked
+            // instruction on the way back to the guest.
+            let immediate_exit = self.vcpu.page().immediate_exit();
+            if immediate_exit.load(Ordering::SeqCst) != 0 {
+                immediate_exit.store(0, Ordering::SeqCst);
+            }
             if self.control.stopping() {
                 return Err(Ended::Stopped);
             }
@@ -165,7 +162,7 @@ impl Runner {
         let files = self.registers.attach(&self.vcpu, self.registers.wanted(), &self.end.to_plugin().files);
         let paused = Event { kind: event_kind::PAUSED, address: cookie, files, tsc, cpu, ..Event::default() };
         self.converse(&paused, false)?;
-        self.stats.record(Kind::Pause, clock::now() - tsc);
+        self.stats.note(Kind::Pause, clock::now() - tsc);
         Ok(())
     }
 
@@ -200,8 +197,11 @@ impl Runner {
             Action::End => return Err(self.guest_end(exit)),
         };
         self.access_open = true;
+        if self.spread.observe(at.cpu, self.end.peer_cpu()) {
+            self.leave_cpu(at.cpu);
+        }
         let now = clock::now();
-        self.stats.record(kind, now.wrapping_sub(at.tsc));
+        self.stats.note(kind, now.wrapping_sub(at.tsc));
         Ok(now)
     }
 
@@ -228,8 +228,12 @@ impl Runner {
         }
         if files != 0 {
             event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
+            self.end.to_plugin().files.push(event.files);
         }
         let answer = self.converse(&event, true)?;
+        if event.files != 0 {
+            self.end.to_plugin().files.own(event.files);
+        }
         if !access.is_write {
             self.take_data(exit, access, &answer)?;
         }
@@ -264,6 +268,7 @@ impl Runner {
                 address: access.address,
                 data: words::low_bytes(item),
                 tsc: at.tsc,
+                cpu: at.cpu,
             };
             let posted = self.end.post(&write, at.cpu, self.control.stop_word());
             posted.map_err(|ended| ended_wait(self.vcpu.id(), ended))?;
@@ -276,6 +281,8 @@ impl Runner {
     #[inline]
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
         self.end.publish(event);
+        // The plugin is at work now, so counting the exit before this one costs nobody time.
+        self.stats.settle();
         let mut cpu = event.cpu;
         loop {
             let answer = self.end.wait_answer(cpu, self.control.stop_word());
@@ -300,6 +307,16 @@ impl Runner {
                 }
                 _ => return Err(self.violated(Violation::AnswerKind(kind))),
             }
+        }
+    }
+
+    /// Moves this thread to another CPU, if it may use another one.
+    #[cold]
+    fn leave_cpu(&self, cpu: u32) {
+        let others: Vec<usize> = self.cpus.iter().copied().filter(|other| *other != cpu as usize).collect();
+        if !others.is_empty() && affinity::allow(&others).is_ok() {
+            // The move has happened; from here on the scheduler is free again.
+            let _ = affinity::allow(&self.cpus);
         }
     }
 

@@ -80,8 +80,8 @@ impl VcpuSet {
         self.started
     }
 
-    /// Starts one thread for each of these vCPUs, named `vcpu0` and so on; there are as many as were announced. `cpus` gives the CPUs that a vCPU may run on, if that was
-    /// asked for.
+    /// Starts one thread for each of these vCPUs, named `vcpu0` and so on; there are as many as were announced. `cpus`
+    /// gives the CPUs that a vCPU may run on, if that was asked for.
     ///
     /// # Errors
     /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, then those made are stopped.
@@ -91,7 +91,7 @@ impl VcpuSet {
         }
         let mut failed = Ok(());
         for (waiting, vcpu) in self.waiting.drain(..).zip(vcpus) {
-            let runner = waiting.with(vcpu);
+            let mut runner = waiting.with(vcpu);
             let (vcpu, sender, notice) = (runner.id(), self.sender.clone(), Arc::clone(&self.notice));
             let cpus = cpus(vcpu);
             let body = move || {
@@ -104,6 +104,8 @@ impl VcpuSet {
                 // The receiver outlives the threads; were it gone, nobody would want to know.
                 let _ = sender.send(Report { vcpu, ended, stats });
                 let _ = notice.signal();
+                // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
+                drop(runner);
             };
             match std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body) {
                 Ok(thread) => self.threads.push(Some(thread)),

@@ -92,6 +92,9 @@ pub struct Stats {
     pub interrupted: u64,
     /// How waits for the plugin went.
     pub waits: WaitCounts,
+    /// Noted, not counted yet.
+    late: Option<(Kind, u64)>,
+    late_inside: Option<u64>,
 }
 
 impl Default for Stats {
@@ -101,15 +104,40 @@ impl Default for Stats {
             inside: Histogram::default(),
             interrupted: 0,
             waits: WaitCounts::default(),
+            late: None,
+            late_inside: None,
         }
     }
 }
 
 impl Stats {
-    /// Counts an exit.
+    /// Notes an exit, to be counted by [`Stats::settle`] at a moment when nobody waits for it.
     #[inline]
-    pub fn record(&mut self, kind: Kind, ticks: u64) {
-        self.outside[kind as usize].record(ticks);
+    pub fn note(&mut self, kind: Kind, ticks: u64) {
+        if self.late.is_some() {
+            self.settle();
+        }
+        self.late = Some((kind, ticks));
+    }
+
+    /// Notes a time in `KVM_RUN`, likewise.
+    #[inline]
+    pub fn note_inside(&mut self, ticks: u64) {
+        if self.late_inside.is_some() {
+            self.settle();
+        }
+        self.late_inside = Some(ticks);
+    }
+
+    /// Counts what was noted.
+    #[inline]
+    pub fn settle(&mut self) {
+        if let Some((kind, ticks)) = self.late.take() {
+            self.outside[kind as usize].record(ticks);
+        }
+        if let Some(ticks) = self.late_inside.take() {
+            self.inside.record(ticks);
+        }
     }
 
     /// The histogram of a kind.

@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 mod host;
+#[path = "../common/mark.rs"]
+mod mark;
 mod program;
 
 use std::ffi::OsStr;
@@ -232,6 +234,6 @@ fn another_device_in_the_place_of_kvm() {
 
 fn no_permission_for_kvm() {
     let prepare = "mount -t tmpfs -o mode=755 none /dev && mknod -m 600 /dev/kvm c 10 232";
-    let done = host::in_private_mounts(prepare).as_nobody().run();
+    let done = host::in_private_mounts(prepare).by_nobody().run();
     lacks(&done, "may not open /dev/kvm: run as root, or add the user to the group that owns it");
 }

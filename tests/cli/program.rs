@@ -2,16 +2,13 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::host;
+use crate::{host, mark};
 
 /// Seconds after which a run counts as hanging.
 const WATCHDOG: &str = "60";
 /// Status of `timeout` when its time is up.
 const TIMED_OUT: i32 = 124;
-/// The environment variable of the mark.
-const MARK: &str = "OUTBOARD_TEST_MARK";
 
 /// A command that has not been started.
 pub struct Program(Command);
@@ -57,21 +54,20 @@ impl Program {
     }
 
     /// Runs the last user's part of [`host::in_private_mounts`] without privileges.
-    pub fn as_nobody(mut self) -> Program {
+    pub fn by_nobody(mut self) -> Program {
         self.0.env("AS", "setpriv --reuid 65534 --regid 65534 --clear-groups --");
         self
     }
 
     /// Runs it to the end of its output; asserts that it did not panic and left no process behind.
     pub fn run(mut self) -> Done {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let mark = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let output = self.0.env(MARK, &mark).stdin(Stdio::null()).output().expect("timeout(1) starts");
+        let mark = mark::fresh();
+        let output = self.0.env(mark::VARIABLE, &mark).stdin(Stdio::null()).output().expect("timeout(1) starts");
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let done = Done { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) };
         assert_ne!(done.status.code(), Some(TIMED_OUT), "it hangs: {done:?}");
         assert!(!done.stderr.contains("panicked") && !done.stderr.contains("Error {"), "{done:?}");
-        assert_eq!(marked(&mark), [] as [u32; 0], "processes are left behind: {done:?}");
+        assert_eq!(mark::carriers(&mark), [] as [i32; 0], "processes are left behind: {done:?}");
         done
     }
 }
@@ -101,16 +97,4 @@ impl Done {
         assert_eq!(self.stderr.matches('\n').count(), 1, "{self:?}");
         self.stderr.clone()
     }
-}
-
-/// Processes that inherited the mark and have not ended.
-fn marked(mark: &str) -> Vec<u32> {
-    let entry = format!("{MARK}={mark}");
-    let has_mark = |pid: &u32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|line| line == entry.as_bytes())
-    };
-    let names =
-        std::fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter_map(|name| name.parse().ok()).filter(has_mark).collect()
 }

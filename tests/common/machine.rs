@@ -49,18 +49,22 @@ fn make_runnable(vcpu: &mut Registers) -> Result<(), Error> {
     vcpu.set_mp_state(&kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })
 }
 
+const PRESENT_WRITABLE: u64 = 3;
+
+/// Maps a GiB one to one for [`enter_long_mode`], with its table at `table` in guest memory.
+pub fn map_gib(memory: &GuestMemory, gib: u64, table: u64) -> Result<(), Error> {
+    const LARGE: u64 = 0x80;
+    memory.write_obj(0xa000 + gib * 8, &(table | PRESENT_WRITABLE))?;
+    (0..512)
+        .try_for_each(|page| memory.write_obj(table + page * 8, &(gib << 30 | page << 21 | LARGE | PRESENT_WRITABLE)))
+}
+
 /// Makes a stopped vCPU start at [`CODE`] in 64-bit mode with the first GiB and the GiB of [`MMIO`] mapped one to one. The
 /// tables lie in guest memory from 0x9000 to 0xd000.
 pub fn enter_long_mode(vcpu: &mut Registers, memory: &GuestMemory, change: impl FnOnce(&mut kvm_regs)) -> Tested {
-    const PRESENT_WRITABLE: u64 = 3;
-    const LARGE: u64 = 0x80;
     memory.write_obj(0x9000, &(0xa000 | PRESENT_WRITABLE))?;
-    for (gib, table) in [(0, 0xb000), (MMIO >> 30, 0xc000)] {
-        memory.write_obj(0xa000 + gib * 8, &(table | PRESENT_WRITABLE))?;
-        for page in 0..512 {
-            memory.write_obj(table + page * 8, &(gib << 30 | page << 21 | LARGE | PRESENT_WRITABLE))?;
-        }
-    }
+    map_gib(memory, 0, 0xb000)?;
+    map_gib(memory, MMIO >> 30, 0xc000)?;
     make_runnable(vcpu)?;
     let mut sregs = vcpu.sregs()?;
     sregs.cr3 = 0x9000;

@@ -7,8 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use outboard::sys::affinity;
+
 /// Time that a run may take; a run that takes longer hangs.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A command line of the program under test.
 pub struct Program {
@@ -27,6 +29,27 @@ impl Program {
         let mut program = Program::outboard();
         program.command.arg("run");
         program
+    }
+
+    /// Puts this executable, as the plugin half of a case, before the words so far; it shall become the program by exec.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn launched_by(&mut self, case: &str) -> &mut Program {
+        let mut command = Command::new(std::env::current_exe().expect("the path of this executable"));
+        command.args(["plugin", case]).arg(self.command.get_program()).args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
+    /// Runs it in a network namespace of its own, by `unshare`. Call it last.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn in_network_namespace(&mut self) -> &mut Program {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--"]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
     }
 
     /// Adds words.
@@ -62,6 +85,19 @@ impl Program {
         let stdout = Lines::of(child.stdout.take().expect("a pipe"));
         let stderr = Lines::of(child.stderr.take().expect("a pipe"));
         Running { child, stdout, stderr, deadline: Instant::now() + WATCHDOG, name: format!("{:?}", self.command) }
+    }
+}
+
+impl Program {
+    /// Starts it with one CPU for all its threads and the plugin's.
+    pub fn start_on_one_cpu(&mut self) -> Running {
+        let allowed = affinity::allowed().expect("the CPUs of this thread");
+        // The child inherits what the thread that starts it may use.
+        let start = || {
+            affinity::allow(&allowed[..1]).expect("one of the allowed CPUs");
+            self.start()
+        };
+        std::thread::scope(|scope| scope.spawn(start).join().expect("the program starts"))
     }
 }
 

@@ -2,6 +2,7 @@
 //! the tests.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -94,12 +95,12 @@ fn run_tests(cases: Vec<Case>) -> ExitCode {
     // In CI the cases run, and fail with the sentence; elsewhere they are skipped aloud.
     let skip = lack.is_some() && std::env::var_os("CI").is_none();
     if let (true, Some(lack)) = (skip, &lack) {
-        eprintln!("{} tests are skipped, because {lack}", cases.len());
+        eprintln!("{} tests are skipped, because no guest can run here: {lack}", cases.len());
     }
     let trials = cases.into_iter().map(|case| {
         let lack = lack.clone();
         let body = move || match lack {
-            Some(lack) => Err(Failed::from(lack)),
+            Some(lack) => Err(Failed::from(format!("no guest can run here: {lack}"))),
             None => (case.check)(&case).map_err(|error| Failed::from(error.to_string())),
         };
         let name = case.name.split_once("::").map_or(case.name, |(_, name)| name);
@@ -110,6 +111,5 @@ fn run_tests(cases: Vec<Case>) -> ExitCode {
 
 /// Why no guest can run here.
 fn no_kvm() -> Option<String> {
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    opened.err().map(|error| format!("/dev/kvm cannot be opened: {error}"))
+    outboard::kvm::System::open(Path::new("/dev/kvm")).err().map(|error| error.to_string())
 }

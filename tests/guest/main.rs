@@ -6,27 +6,41 @@
 mod common;
 
 mod access;
+mod connections;
+mod doorbells;
+mod ends;
+mod interrupts;
+mod many;
 mod memory;
 mod pauses;
 mod posted;
 mod refusals;
 mod registers;
 mod riding;
+mod running;
 mod strings;
 mod surface;
+mod surface_net;
 mod surface_state;
 
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
         access::CASES,
+        connections::CASES,
+        doorbells::CASES,
+        ends::CASES,
+        interrupts::CASES,
+        many::CASES,
         memory::CASES,
         pauses::CASES,
-        refusals::CASES,
         posted::CASES,
+        refusals::CASES,
         registers::CASES,
         riding::CASES,
+        running::CASES,
         strings::CASES,
         surface::CASES,
+        surface_net::CASES,
         surface_state::CASES,
     ])
 }

@@ -8,13 +8,14 @@ use outboard_plugin::{Connection, Error, Event, GuestMemory, MemorySlot, Region,
 use outboard_wire::control::CreateMemory;
 
 use crate::common::guest::long_mode;
-use crate::common::machine::{MEMORY, begin_long_mode, connect, next_write, refused, written};
+use crate::common::machine::{MEMORY, begin_long_mode, connect, map_gib, next_write, refused, written};
 use crate::common::suite::{Case, Tested, case};
 
 pub const CASES: &[Case] = &[
     case!(slots_show_parts_of_one_memfd),
     case!(a_write_to_a_read_only_slot_is_an_mmio_write),
     case!(the_dirty_log_has_exactly_the_pages_written),
+    case!(the_dirty_log_of_sixteen_gib_is_whole),
     case!(a_destroyed_slot_is_mmio),
     case!(wrong_offsets_and_lengths_are_refused),
     case!(memory_that_can_shrink_is_refused),
@@ -102,6 +103,38 @@ fn the_dirty_log_has_exactly_the_pages_written() -> Tested {
             drop(stopped);
         }
     }
+    Ok(())
+}
+
+long_mode!(writes_first_and_last:
+    "mov [rsi], rax",
+    "mov [rdi], rax",
+    "out 0x10, al",
+    "hlt",
+);
+
+fn the_dirty_log_of_sixteen_gib_is_whole() -> Tested {
+    const GIB: u64 = 1 << 30;
+    const START: u64 = 4 * GIB;
+    const LENGTH: u64 = 16 * GIB;
+    let (mut vm, memory) = connect(writes_first_and_last())?;
+    let ram = GuestMemory::new(LENGTH as usize)?;
+    let region = Region { length: LENGTH, start: START, dirty_log: true, ..Region::default() };
+    let slot = vm.create_memory(&ram, &region)?;
+    vm.reserve(Space::Port, 0x10..0x11)?;
+    vm.start()?;
+    map_gib(&memory, START / GIB, 0xd000)?;
+    map_gib(&memory, (START + LENGTH) / GIB - 1, 0xe000)?;
+    let mut vcpu = begin_long_mode(&vm, 0, &memory, |regs| {
+        (regs.rax, regs.rsi, regs.rdi) = (u64::MAX, START, START + LENGTH - 8);
+    })?;
+    let stopped = next_write(&mut vcpu)?;
+    let log = vm.dirty_log(&slot)?;
+    assert_eq!(log.len() as u64, LENGTH / PAGE / 8);
+    let dirty: Vec<_> = log.iter().enumerate().filter(|(_, byte)| **byte != 0).collect();
+    assert_eq!(dirty, [(0, &1), (log.len() - 1, &0x80)]);
+    drop(stopped);
+    assert_eq!(ram.read_obj::<u64>(LENGTH - 8)?, u64::MAX);
     Ok(())
 }
 

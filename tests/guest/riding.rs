@@ -1,5 +1,6 @@
 //! Register files that ride along with events: because the plugin wants them, or by the hint.
 
+use outboard_plugin::kvm_bindings::{kvm_regs, kvm_sregs};
 use outboard_plugin::{Error, Event, Files, Hint, HintDetail, Registers, Space, Vcpu};
 
 use crate::common::guest::{long_mode, real_mode};
@@ -9,6 +10,8 @@ use crate::common::suite::{Case, Tested, case};
 pub const CASES: &[Case] = &[
     case!(wanted_registers_equal_those_got_by_command),
     case!(wanted_registers_come_with_pauses_too),
+    case!(a_set_replaces_what_came_along),
+    case!(registers_set_at_one_pause_are_those_of_the_next),
     case!(the_hint_brings_registers_to_one_access_only),
     case!(the_first_detail_that_matches_decides),
     case!(registers_asked_for_time_and_again_ride_along_by_habit),
@@ -80,6 +83,52 @@ fn wanted_registers_come_with_pauses_too() -> Tested {
         vm.pause_vcpus([0], cookie)?;
         let mut paused = next_pause(&mut vcpu)?;
         came_along(&mut paused, Files::REGS | Files::SREGS)?;
+    }
+    Ok(())
+}
+
+fn a_set_replaces_what_came_along() -> Tested {
+    let (mut vm, _memory) = connect(three_writes_and_a_read())?;
+    vm.reserve(Space::Port, 0x10..0x13)?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    at_access(&mut vcpu, |vcpu| {
+        vcpu.want_registers(Files::REGS | Files::SREGS);
+        Ok(())
+    })?;
+    for value in 1..100 {
+        let mut stopped = match vcpu.wait()? {
+            Event::Write(write) => write,
+            Event::Read(_) => continue,
+            other => panic!("{other:?} instead of an access"),
+        };
+        assert_eq!(stopped.files(), Files::REGS | Files::SREGS);
+        let (regs, sregs) = (stopped.regs()?, stopped.sregs()?);
+        stopped.set_sregs(&kvm_sregs { cr2: value, ..sregs })?;
+        assert_eq!(stopped.sregs()?.cr2, value);
+        stopped.set_regs(&kvm_regs { rbx: value, ..regs })?;
+        assert_eq!(stopped.regs()?.rbx, value);
+    }
+    Ok(())
+}
+
+fn registers_set_at_one_pause_are_those_of_the_next() -> Tested {
+    let (mut vm, _memory) = connect(computes_for_ever())?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    vm.pause_vcpus([0], 0)?;
+    next_pause(&mut vcpu)?.want_registers(Files::REGS | Files::SREGS);
+    for value in (1..2000).step_by(2) {
+        vm.pause_vcpus([0], value)?;
+        let mut paused = next_pause(&mut vcpu)?;
+        let (regs, sregs) = (paused.regs()?, paused.sregs()?);
+        paused.set_regs(&kvm_regs { r12: value, ..regs })?;
+        paused.set_sregs_on_resume(&kvm_sregs { cr2: value, ..sregs })?;
+        vm.pause_vcpus([0], value + 1)?;
+        drop(paused);
+        let mut paused = next_pause(&mut vcpu)?;
+        assert_eq!(paused.cookie(), value + 1);
+        assert_eq!((paused.regs()?.r12, paused.sregs()?.cr2), (value, value));
     }
     Ok(())
 }

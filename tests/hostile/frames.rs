@@ -52,7 +52,7 @@ fn garbage() -> Tested {
 }
 
 fn one_byte() -> Tested {
-    Raw::greeted().0.send(&[b'O']);
+    Raw::greeted().0.send(b"O");
     wait_for_death()
 }
 
@@ -212,7 +212,7 @@ fn wrong_requests_are_refused_and_life_goes_on() -> Tested {
     let fd = fds[0].as_raw_fd();
     for (kind, body, fds, errno) in [
         (0, &[][..], &[][..], libc::ENOTTY),
-        (6, &[], &[], libc::ENOTTY),
+        (4000, &[], &[], libc::ENOTTY),
         (0xffff, &[0; MAX_FRAME - size_of::<Header>()], &[], libc::ENOTTY),
         (0xffff, &[], &[fd; 4], libc::ENOTTY),
         (Kind::Hello as u16, &[0; 8], &[], libc::EINVAL),
@@ -245,7 +245,21 @@ fn wrong_requests_are_refused_and_life_goes_on() -> Tested {
 fn every_kind_survives_every_body_size() -> Tested {
     let (mut raw, ..) = Raw::greeted();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Start) {
-        for size in (0..=48).chain([135, 136, 137, 1311, 1312, 1313, MAX_FRAME - size_of::<Header>()]) {
+        for size in (0..=48).chain([
+            135,
+            136,
+            137,
+            223,
+            224,
+            225,
+            1311,
+            1312,
+            1313,
+            1543,
+            1544,
+            1545,
+            MAX_FRAME - size_of::<Header>(),
+        ]) {
             for byte in [0x00, 0xff] {
                 raw.request(kind as u16, &vec![byte; size], &[]);
                 assert!(raw.reply().status <= 0);

@@ -121,16 +121,18 @@ pub fn wait_for_death() -> ! {
 /// A VM whose vCPU 0 is driven by hand.
 pub struct Bench {
     pub raw: Raw,
-    pub memory: GuestMemory,
+    /// Kept for the guest's sake.
+    _memory: GuestMemory,
     pub end: PluginEnd,
     /// The answer line and all else of vCPU 0 that this side writes, once more.
     pub to_vmm: BlockRef<ToVmm>,
+    blocks: Arc<Blocks<ToVmm>>,
     /// Number of the event taken last.
     pub seq: u32,
 }
 
 impl Bench {
-    /// Starts a guest in real mode: ports 0x10 to 0x1f are synchronous, 0x20 to 0x2f posted. The event at hand is INIT.
+    /// Starts a guest in real mode: ports 0x10 to 0x1f are synchronous, 0x30 to 0x37 posted. The event at hand is INIT.
     pub fn at_init(code: &[u8]) -> Bench {
         let (mut raw, hello, fds) = Raw::greeted();
         let memory = GuestMemory::new(MEMORY).expect("memory");
@@ -138,15 +140,14 @@ impl Bench {
         let slot = CreateMemory { offset: 0, length: MEMORY as u64, start: 0, flags: 0, reserved: 0 };
         raw.must(&slot, &[memory.as_fd()]);
         raw.reserve(RANGE_SYNCHRONOUS, 0x10, 0x10);
-        raw.reserve(RANGE_POSTED, 0x20, 0x10);
+        raw.reserve(RANGE_POSTED, 0x30, 8);
         raw.must(&Start {}, &[]);
         let to_plugin = Blocks::<ToPlugin>::map(fds[0].as_fd(), 1, Access::Read).expect("to_plugin");
-        let to_vmm = Arc::new(Blocks::<ToVmm>::map(fds[1].as_fd(), 1, Access::Write).expect("to_vmm"));
-        let block = |index| BlockRef::new(&to_vmm, index).expect("a block");
+        let blocks = Arc::new(Blocks::<ToVmm>::map(fds[1].as_fd(), 1, Access::Write).expect("to_vmm"));
         let to_plugin = BlockRef::new(&Arc::new(to_plugin), 0).expect("a block");
         let spinner = Spinner::new(SpinMode::Auto, hello.tsc_khz);
-        let end = PluginEnd::new(to_plugin, block(0), spinner, Arc::new(SpinLimit::new(hello.cpus)));
-        let mut bench = Bench { raw, memory, end, to_vmm: block(0), seq: 0 };
+        let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus)));
+        let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, seq: 0 };
         assert_eq!(bench.event().kind, event_kind::INIT);
         bench
     }
@@ -157,6 +158,11 @@ impl Bench {
         bench.enter();
         let event = bench.event();
         (bench, event)
+    }
+
+    /// What this side writes, for another thread.
+    pub fn another_view(&self) -> BlockRef<ToVmm> {
+        view(&self.blocks)
     }
 
     /// Waits for the next event; there must be no posted write before it.
@@ -211,7 +217,7 @@ impl Bench {
         self.end.answer(&resume(Answer { length: event.length, data, ..Answer::default() }));
     }
 
-    /// Serves the guest of [`crate::lines::echo`] for some rounds: it reads a number and writes it back.
+    /// Serves a guest for some rounds that reads a number and writes it back.
     pub fn serve_echo(&mut self, mut event: Event, rounds: u64) {
         for round in 0..rounds {
             self.answer_read(&event, 0x1000 + round);
@@ -221,6 +227,10 @@ impl Bench {
             event = self.event();
         }
     }
+}
+
+fn view(blocks: &Arc<Blocks<ToVmm>>) -> BlockRef<ToVmm> {
+    BlockRef::new(blocks, 0).expect("a block")
 }
 
 /// A resume with the rest as given.

@@ -19,8 +19,9 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::limits::{MAX_BULK, MAX_STRING, POSTED_SLOTS};
-use crate::line::{AnswerLine, EventLine};
+use crate::line::{AnswerLine, EventLine, FILE_DEBUGREGS, FILE_REGS, FILE_SREGS};
 use crate::posted::Slot;
+use crate::prefetch;
 
 /// Bytes from one vCPU's block to the next.
 pub const STRIDE: usize = 0x8000;
@@ -79,6 +80,32 @@ pub struct Files {
     /// `struct kvm_debugregs`, 128 bytes.
     pub debugregs: [AtomicU64; 16],
     reserved3: [AtomicU64; 288],
+}
+
+impl Files {
+    /// Sends the lines of these files on their way to the side that will read them.
+    #[inline]
+    pub fn push(&self, files: u8) {
+        for (file, words) in
+            [(FILE_REGS, &self.regs[..]), (FILE_SREGS, &self.sregs[..]), (FILE_DEBUGREGS, &self.debugregs[..])]
+        {
+            if files & file != 0 {
+                prefetch::push(words);
+            }
+        }
+    }
+
+    /// Gets the lines of these files (`FILE_*` bits) back from the side that has read them, ahead of writing them again.
+    #[inline]
+    pub fn own(&self, files: u8) {
+        for (file, words) in
+            [(FILE_REGS, &self.regs[..]), (FILE_SREGS, &self.sregs[..]), (FILE_DEBUGREGS, &self.debugregs[..])]
+        {
+            if files & file != 0 {
+                prefetch::own(words);
+            }
+        }
+    }
 }
 
 /// A line of its own for the plugin's position in the posted-write ring, so that taking a write does not disturb the

@@ -27,6 +27,7 @@ pub mod line;
 pub mod page;
 pub mod plugin_end;
 pub mod posted;
+pub mod prefetch;
 pub mod socket;
 pub mod spin;
 pub mod vmm_end;

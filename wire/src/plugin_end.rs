@@ -12,7 +12,7 @@ use crate::limits::{MAX_STRING, POSTED_SLOTS};
 use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
-use crate::spin::{SpinLimit, Spinner, Waited};
+use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
 
 /// What comes from the VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct PluginEnd {
     cpu: u32,
     peer_cpu: u32,
     closed: bool,
+    /// `FILE_*` bits of the files that the last answer set: their lines are at the VMM.
+    lent: u8,
     spinner: Spinner,
     limit: Arc<SpinLimit>,
 }
@@ -76,6 +78,7 @@ impl PluginEnd {
             cpu: CPU_UNKNOWN,
             peer_cpu: CPU_UNKNOWN,
             closed: false,
+            lent: 0,
             spinner,
             limit,
         }
@@ -149,6 +152,7 @@ impl PluginEnd {
         let next = self.taken.wrapping_add(1);
         let write = self.to_plugin.posted[next as usize % POSTED_SLOTS].take(next)?;
         self.taken = next;
+        self.peer_cpu = write.cpu;
         self.to_vmm.progress.taken.store(next, Ordering::Release);
         if (next as usize).is_multiple_of(POSTED_SLOTS / 4) {
             // A vCPU that waits for space passes here at least once before the ring is empty.
@@ -181,10 +185,10 @@ impl PluginEnd {
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
         if spin {
-            while !self.pending() && clock::now().wrapping_sub(start) <= budget {}
+            let looked = self.spin(start, budget);
             self.limit.leave();
             if let Some(incoming) = self.try_next()? {
-                self.spinner.record(Waited::Spinning, clock::now() - start);
+                self.spinner.record(Waited::Spinning, looked.wrapping_sub(start));
                 return Ok(incoming);
             }
         }
@@ -193,6 +197,24 @@ impl PluginEnd {
             self.spinner.record(Waited::Sleeping, clock::now() - start);
         }
         incoming
+    }
+
+    /// Polls until something is there or the budget is used up. Returns when the clock was read last.
+    #[inline]
+    fn spin(&mut self, start: u64, budget: u64) -> u64 {
+        let mut looked = start;
+        while looked.wrapping_sub(start) <= budget {
+            if (0..POLLS).any(|_| self.pending()) {
+                break;
+            }
+            looked = clock::now();
+            if self.lent != 0 && looked.wrapping_sub(start) > self.spinner.soon() {
+                // The VMM has read them by now; the next answer finds the lines here.
+                self.to_vmm.files.own(self.lent);
+                self.lent = 0;
+            }
+        }
+        looked
     }
 
     #[cold]
@@ -213,7 +235,11 @@ impl PluginEnd {
     /// Answers the event taken last.
     #[inline]
     pub fn answer(&mut self, answer: &Answer) {
+        if answer.files != 0 {
+            self.to_vmm.files.push(answer.files);
+        }
         self.to_vmm.answer.publish(self.seq, &Answer { cpu: self.cpu, ..*answer });
+        self.lent = answer.files;
         // The VMM's thread polls this line, so the answer is on its way already; the fence only makes sure that a VMM that
         // went to sleep just before is seen.
         fence(Ordering::SeqCst);
@@ -237,6 +263,7 @@ impl PluginEnd {
 
     fn announce(&mut self, mode: u32) -> bool {
         self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
+        self.to_vmm.answer.cpu.store(self.cpu, Ordering::Relaxed);
         self.to_vmm.answer.waiting.store(self.ticket | mode, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.pending() {

@@ -6,6 +6,8 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+#[cfg(doc)]
+use crate::clock::CPU_UNKNOWN;
 use crate::line::FLAG_MMIO;
 
 /// A write of the guest that did not wait for the plugin.
@@ -21,6 +23,8 @@ pub struct PostedWrite {
     pub data: u64,
     /// TSC when the guest left for this write.
     pub tsc: u64,
+    /// CPU of the vCPU thread, or [`CPU_UNKNOWN`].
+    pub cpu: u32,
 }
 
 /// One slot, 32 bytes.
@@ -29,7 +33,7 @@ pub struct PostedWrite {
 pub struct Slot {
     /// Number of the write that lies here, modulo 2^32.
     pub seq: AtomicU32,
-    /// Flags in bits 0..=7, length in bits 8..=15.
+    /// Flags in bits 0..=7, length in bits 8..=15, the CPU's number plus one in bits 16..=31, where 0 means unknown.
     pub head: AtomicU32,
     /// Address.
     pub address: AtomicU64,
@@ -49,7 +53,8 @@ impl Slot {
     #[inline]
     pub fn publish(&self, seq: u32, write: &PostedWrite) {
         let flags = if write.mmio { FLAG_MMIO } else { 0 };
-        self.head.store(u32::from(flags) | u32::from(write.length) << 8, Ordering::Relaxed);
+        let cpu = u16::try_from(write.cpu.wrapping_add(1)).unwrap_or(0);
+        self.head.store(u32::from(flags) | u32::from(write.length) << 8 | u32::from(cpu) << 16, Ordering::Relaxed);
         self.address.store(write.address, Ordering::Relaxed);
         self.data.store(write.data, Ordering::Relaxed);
         self.tsc.store(write.tsc, Ordering::Relaxed);
@@ -69,6 +74,7 @@ impl Slot {
             address: self.address.load(Ordering::Relaxed),
             data: self.data.load(Ordering::Relaxed),
             tsc: self.tsc.load(Ordering::Relaxed),
+            cpu: (head >> 16).wrapping_sub(1),
         })
     }
 }

@@ -30,6 +30,10 @@ pub const AUTO_MAX_NS: u64 = 50_000;
 /// Shortest spin in automatic mode while spinning pays, in nanoseconds: bridges the jitter of a quick peer.
 pub const AUTO_MIN_NS: u64 = 4_000;
 
+/// Looks at a line between two looks at the clock. Reading the clock takes longer than looking at a line that has not
+/// changed, so an answer would often come while it is read.
+pub const POLLS: u32 = 8;
+
 /// Waits that are slept through before a spin is tried again; doubled with every failed try.
 const FIRST_RETRY: u32 = 16;
 const LAST_RETRY: u32 = 1024;
@@ -81,6 +85,12 @@ impl Spinner {
         }
     }
 
+    /// Ticks of a microsecond or so: after that an awake peer has read what it was sent.
+    #[inline]
+    pub fn soon(&self) -> u64 {
+        self.min / 4
+    }
+
     fn learned(&mut self, here: u32, peer: u32) -> u64 {
         if here == peer && here != CPU_UNKNOWN {
             return 0;
@@ -110,7 +120,9 @@ impl Spinner {
                 self.average = self.average - self.average / 8 + ticks / 8;
             }
             Waited::Sleeping => {
-                self.average = self.average - self.average / 8 + ticks.min(8 * self.max) / 8;
+                // Cut, so that it takes three long waits in a row to give spinning up: a quick device that is slow now and
+                // then stays one that is spun for.
+                self.average = self.average - self.average / 8 + ticks.min(4 * self.max) / 8;
                 if self.asleep_for == 1 {
                     self.retry = (self.retry * 2).min(LAST_RETRY);
                     self.asleep_for = self.retry;
@@ -176,6 +188,18 @@ mod tests {
             spinner.record(Waited::Spinning, 300);
         }
         assert_eq!(spinner.budget(0, 1), AUTO_MIN_NS);
+    }
+
+    #[test]
+    fn a_long_wait_now_and_then_does_not_end_the_spinning() {
+        let mut spinner = Spinner::new(SpinMode::Auto, KHZ);
+        for wait in 0..1000 {
+            assert!(spinner.budget(0, 1) > 0, "wait {wait}");
+            match wait % 10 {
+                0 => spinner.record(Waited::Sleeping, 10_000_000),
+                _ => spinner.record(Waited::Spinning, 300),
+            }
+        }
     }
 
     #[test]

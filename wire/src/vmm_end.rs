@@ -16,7 +16,7 @@ use crate::limits::POSTED_SLOTS;
 use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
-use crate::spin::{SpinLimit, Spinner, Waited};
+use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
 
 /// Why a wait for the plugin ended without its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub struct VmmEnd {
     woken: u32,
     ticket: u32,
     peer_cpu: u32,
+    closed: bool,
     spinner: Spinner,
     limit: Arc<SpinLimit>,
     eventfd: Arc<OnceLock<OwnedFd>>,
@@ -85,6 +86,7 @@ impl VmmEnd {
             woken: 0,
             ticket: 0,
             peer_cpu: CPU_UNKNOWN,
+            closed: false,
             spinner,
             limit,
             eventfd,
@@ -102,6 +104,12 @@ impl VmmEnd {
     #[inline]
     pub fn to_vmm(&self) -> &ToVmm {
         &self.to_vmm
+    }
+
+    /// The CPU that the plugin's thread was on when it was last heard of, or [`CPU_UNKNOWN`].
+    #[inline]
+    pub fn peer_cpu(&self) -> u32 {
+        self.peer_cpu
     }
 
     /// How often the slow paths were taken so far.
@@ -151,8 +159,12 @@ impl VmmEnd {
         Ok(())
     }
 
-    /// Tells the plugin that the VM ended: the last event, without answer.
+    /// Tells the plugin that the VM ended: the last event, without answer. Dropping an end does the same, so that whatever
+    /// becomes of a vCPU, the plugin's wait for it returns.
     pub fn close(&mut self) {
+        if core::mem::replace(&mut self.closed, true) {
+            return;
+        }
         self.seq = self.seq.wrapping_add(1);
         self.to_plugin.event.publish_shutdown(self.seq);
         fence(Ordering::SeqCst);
@@ -182,11 +194,11 @@ impl VmmEnd {
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
         if spin {
-            let result = self.spin(start, budget, stop, &ready);
+            let (result, looked) = self.spin(start, budget, stop, &ready);
             self.limit.leave();
             if let Some(result) = result {
                 self.counts.spun += 1;
-                self.spinner.record(Waited::Spinning, clock::now() - start);
+                self.spinner.record(Waited::Spinning, looked.wrapping_sub(start));
                 return result;
             }
         }
@@ -198,6 +210,7 @@ impl VmmEnd {
         result
     }
 
+    /// Polls until there is a result or the budget is used up. Returns when the clock was read last, too.
     #[inline]
     fn spin<T>(
         &mut self,
@@ -205,10 +218,13 @@ impl VmmEnd {
         budget: u64,
         stop: &AtomicU32,
         ready: &impl Ready<T>,
-    ) -> Option<Result<T, Ended>> {
+    ) -> (Option<Result<T, Ended>>, u64) {
+        let mut looked = start;
         loop {
-            if let Some(result) = ready(&self.to_vmm) {
-                return Some(result.map_err(Ended::Violation));
+            for _ in 0..POLLS {
+                if let Some(result) = ready(&self.to_vmm) {
+                    return (Some(result.map_err(Ended::Violation)), looked);
+                }
             }
             // A sleeping plugin shows itself in the line that is polled anyway. This look may come too early, but the
             // next turn's does not, and before this thread sleeps there is a fence.
@@ -216,16 +232,23 @@ impl VmmEnd {
                 self.wake_peer();
             }
             if stop.load(Ordering::Relaxed) != 0 {
-                return Some(Err(Ended::Stopped));
+                return (Some(Err(Ended::Stopped)), looked);
             }
-            if clock::now().wrapping_sub(start) > budget {
-                return None;
+            looked = clock::now();
+            if looked.wrapping_sub(start) > budget {
+                return (None, looked);
             }
         }
     }
 
     #[cold]
     fn sleep<T>(&mut self, stop: &AtomicU32, ready: &impl Ready<T>) -> Result<T, Ended> {
+        // A plugin that sleeps on this CPU may run as soon as it is woken. It then finds nobody announced whom it had to wake,
+        // and its answer is here before this thread has to sleep. That a plugin is never missed is for the loop to see to.
+        self.wake_peer();
+        if let Some(result) = ready(&self.to_vmm) {
+            return result.map_err(Ended::Violation);
+        }
         loop {
             let bell = self.to_vmm.answer.doorbell.load(Ordering::Acquire);
             self.ticket = self.ticket.wrapping_add(WAIT_MODE + 1);
@@ -261,6 +284,7 @@ impl VmmEnd {
     #[cold]
     fn ring_doorbell(&mut self, waiting: u32) {
         self.woken = waiting;
+        self.peer_cpu = self.to_vmm.answer.cpu.load(Ordering::Relaxed);
         self.counts.wakes += 1;
         match waiting & WAIT_MODE {
             WAIT_EVENTFD => {
@@ -274,5 +298,11 @@ impl VmmEnd {
                 futex::wake(bell);
             }
         }
+    }
+}
+
+impl Drop for VmmEnd {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -67,7 +67,7 @@ fn ends(mode: SpinMode) -> (VmmEnd, PluginEnd) {
 }
 
 fn write(value: u64) -> PostedWrite {
-    PostedWrite { mmio: true, length: 8, address: value * 2, data: value, tsc: 3 }
+    PostedWrite { mmio: true, length: 8, address: value * 2, data: value, tsc: 3, cpu: 1 }
 }
 
 /// Answers everything with the event's data plus one; returns the posted values once the VM ends.

@@ -108,12 +108,12 @@ fn the_progress_line() {
 #[test]
 fn a_slot_of_the_posted_ring() {
     let (block, file) = block::<ToPlugin>();
-    let write = PostedWrite { mmio: true, length: 4, address: 0x0102, data: 0x0304, tsc: 0x0506 };
+    let write = PostedWrite { mmio: true, length: 4, address: 0x0102, data: 0x0304, tsc: 0x0506, cpu: 0x0908 };
     block.posted[3].publish(0x0708, &write);
     #[rustfmt::skip]
     let golden = [
         8, 7, 0, 0,             // seq
-        1, 4, 0, 0,             // flags, length
+        1, 4, 9, 9,             // flags, length, CPU plus one
         2, 1, 0, 0, 0, 0, 0, 0, // address
         4, 3, 0, 0, 0, 0, 0, 0, // data
         6, 5, 0, 0, 0, 0, 0, 0, // tsc

@@ -164,7 +164,7 @@ impl FakeVcpu {
     }
 
     pub fn post(&mut self, data: u64) {
-        let write = outboard_wire::posted::PostedWrite { mmio: false, length: 4, address: 0xe9, data, tsc: 0 };
+        let write = outboard_wire::posted::PostedWrite { mmio: false, length: 4, address: 0xe9, data, tsc: 0, cpu: 0 };
         self.end.post(&write, 0, &self.never).unwrap();
     }
 }
