@@ -2,12 +2,14 @@
 
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
 use crate::plugin::{self, Affinity, Report, Settings, StartError};
@@ -68,6 +70,22 @@ struct RunArgs {
     /// How VMM and plugin wait for each other: auto, off, always, or the longest spin in nanoseconds.
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = config::spin)]
     spin: SpinMode,
+
+    /// Make a tap device for the plugin: the host's IPv4 address on it. Takes --netmask and --mac too.
+    #[arg(long = "host_ip", value_name = "A")]
+    host_ip: Option<Ipv4Addr>,
+
+    /// Netmask of --host_ip.
+    #[arg(long, value_name = "M", value_parser = config::netmask)]
+    netmask: Option<Ipv4Addr>,
+
+    /// The host's MAC address on the tap device: six bytes such as 02:00:00:00:00:01.
+    #[arg(long, value_name = "X", value_parser = config::mac)]
+    mac: Option<[u8; 6]>,
+
+    /// Hand a tap device over that this program was started with: the number of its descriptor; repeatable.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    tap_fd: Vec<i32>,
 
     /// Run the plugin with all the rights of the caller. This version has no jail yet, so it always does.
     #[arg(long)]
@@ -157,6 +175,8 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         vcpus: args.cpus,
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
+        tap: config::tap(args.host_ip, args.netmask, args.mac)?,
+        tap_fds: args.tap_fd.clone(),
     })
 }
 
@@ -168,7 +188,8 @@ fn exit_status(error: &StartError) -> u8 {
     match error {
         StartError::Kvm(_) | StartError::KvmCall(_) => status::HOST,
         StartError::Events(error) if error.is_host_lack() => status::HOST,
-        StartError::TooManyVcpus { .. } => status::USAGE,
+        StartError::TooManyVcpus { .. } | StartError::Tap(TapError::NotOpen(_) | TapError::NotTap(_)) => status::USAGE,
+        StartError::Tap(_) => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
         StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
     }

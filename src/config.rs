@@ -1,7 +1,9 @@
 //! Words of the command line, turned into settings: pure parsing and checks.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
+use crate::machine::tap::TapAddress;
 use crate::plugin::Affinity;
 use outboard_wire::spin::SpinMode;
 
@@ -66,9 +68,87 @@ fn cpu_set(word: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
+/// Reads `--mac`: six bytes in hexadecimal, with colons between.
+///
+/// # Errors
+/// A sentence that says what is accepted.
+pub fn mac(word: &str) -> Result<[u8; 6], String> {
+    let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2 && !part.starts_with('+'));
+    let bytes: Option<Vec<u8>> = word.split(':').map(byte).collect();
+    let mac: [u8; 6] = bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| "give six bytes in hexadecimal, such as 02:00:00:00:00:01".to_owned())?;
+    if mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(
+            "that is no address of a single device: its first byte has to be even, and not all bytes zero".to_owned()
+        );
+    }
+    Ok(mac)
+}
+
+/// Reads `--netmask`: ones, then zeros.
+///
+/// # Errors
+/// A sentence that says what is accepted.
+pub fn netmask(word: &str) -> Result<Ipv4Addr, String> {
+    let mask = word.parse().ok().filter(|mask: &Ipv4Addr| {
+        let bits = mask.to_bits();
+        bits.leading_ones() + bits.trailing_zeros() == u32::BITS
+    });
+    mask.ok_or_else(|| "give a netmask such as 255.255.255.0".to_owned())
+}
+
+/// Puts the three options together that make a tap device.
+///
+/// # Errors
+/// A sentence if some of them are missing.
+pub fn tap(
+    ip: Option<Ipv4Addr>,
+    netmask: Option<Ipv4Addr>,
+    mac: Option<[u8; 6]>,
+) -> Result<Option<TapAddress>, String> {
+    match (ip, netmask, mac) {
+        (None, None, None) => Ok(None),
+        (Some(ip), Some(netmask), Some(mac)) => Ok(Some(TapAddress { ip, netmask, mac })),
+        _ => Err("--host_ip, --netmask and --mac make a tap device together: give all three".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!(mac("02:00:00:0a:B0:ff"), Ok([2, 0, 0, 0x0a, 0xb0, 0xff]));
+        for wrong in
+            ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02-00-00-00-00-01", "+2:00:00:00:00:01"]
+        {
+            assert!(mac(wrong).unwrap_err().contains("02:00:00:00:00:01"), "{wrong:?}");
+        }
+        for wrong in ["01:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"] {
+            assert!(mac(wrong).unwrap_err().contains("single device"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn netmasks() {
+        for right in ["255.255.255.0", "255.255.255.255", "0.0.0.0", "255.254.0.0"] {
+            assert_eq!(netmask(right).unwrap().to_string(), right);
+        }
+        for wrong in ["", "24", "255.0.255.0", "0.0.0.255"] {
+            assert!(netmask(wrong).unwrap_err().contains("255.255.255.0"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_tap_takes_all_three() {
+        let (ip, mask, mac) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(255, 0, 0, 0), [2, 0, 0, 0, 0, 1]);
+        assert_eq!(tap(None, None, None), Ok(None));
+        assert_eq!(tap(Some(ip), Some(mask), Some(mac)), Ok(Some(TapAddress { ip, netmask: mask, mac })));
+        assert!(tap(Some(ip), None, Some(mac)).is_err());
+        assert!(tap(None, Some(mask), None).is_err());
+    }
 
     #[test]
     fn spin_policies() {

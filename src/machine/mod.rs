@@ -5,6 +5,7 @@
 pub mod memory;
 pub mod ranges;
 pub mod rules;
+pub mod tap;
 pub mod wiring;
 
 mod chips;

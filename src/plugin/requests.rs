@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::shared::SharedBlocks;
 use super::supervisor::Affinity;
+use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, memfd};
@@ -30,6 +31,8 @@ pub struct Host {
     pub(super) blocks: SharedBlocks,
     /// The plugin took memory away from a guest that runs.
     pub memory_taken: bool,
+    /// Tap devices, in the order of the command line.
+    pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
     pub affinity: Affinity,
 }
@@ -96,7 +99,10 @@ impl Host {
                 with(bytes, &fds, |_: control::GetTsc| Ok((control::TscKhz { khz: machine.tsc_khz()? }, vec![])))
             }
             Kind::SetTsc => with(bytes, &fds, |request: control::SetTsc| done(machine.set_tsc_khz(request.khz))),
-            Kind::NetConfig => with(bytes, &fds, |_: control::NetConfig| Err(Errno(libc::ENODATA))),
+            Kind::NetConfig => with(bytes, &fds, |request: control::NetConfig| {
+                let tap = self.taps.get(request.index as usize).ok_or(Errno::ENODATA)?;
+                Ok((tap.config()?, vec![tap.descriptor()?]))
+            }),
             Kind::CreateMemory => {
                 let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
                 with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))

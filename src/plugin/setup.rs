@@ -11,6 +11,7 @@ use crate::event::EventError;
 use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
+use crate::machine::tap::{Tap, TapError};
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
@@ -50,6 +51,9 @@ pub enum StartError {
         /// Who sets the limit.
         who: &'static str,
     },
+    /// There is no tap device as it was asked for.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -70,6 +74,7 @@ impl StartError {
 /// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
 pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     install_kick_handler().map_err(StartError::call("sigaction"))?;
+    let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
     let machine = Machine::new(system, settings.vcpus)?;
@@ -93,7 +98,13 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, affinity })
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity })
+}
+
+/// The tap device that is made comes first, then those that were handed over.
+fn taps(settings: &Settings) -> Result<Vec<Tap>, TapError> {
+    let made = settings.tap.iter().map(Tap::create);
+    made.chain(settings.tap_fds.iter().map(|number| Tap::inherited(*number))).collect()
 }
 
 fn check_vcpus(system: &System, asked: u32) -> Result<(), StartError> {

@@ -15,6 +15,7 @@ use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
 use crate::sys::process::InChild;
 use crate::sys::rlimit::{self, OpenFiles};
@@ -43,6 +44,10 @@ pub struct Settings {
     pub affinity: Affinity,
     /// How both sides wait for each other.
     pub spin: SpinMode,
+    /// A tap device to make.
+    pub tap: Option<TapAddress>,
+    /// Numbers of tap devices that this process was started with.
+    pub tap_fds: Vec<i32>,
 }
 
 /// Which CPUs vCPU threads may run on.

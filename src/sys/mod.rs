@@ -17,6 +17,7 @@ pub mod message;
 pub mod process;
 pub mod rlimit;
 pub mod signal;
+pub mod tun;
 pub mod uring;
 
 pub use errno::Errno;

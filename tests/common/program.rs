@@ -31,6 +31,27 @@ impl Program {
         program
     }
 
+    /// Puts this executable, as the plugin half of a case, before the words so far; it shall become the program by exec.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn launched_by(&mut self, case: &str) -> &mut Program {
+        let mut command = Command::new(std::env::current_exe().expect("the path of this executable"));
+        command.args(["plugin", case]).arg(self.command.get_program()).args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
+    /// Runs it in a network namespace of its own, by `unshare`. Call it last.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn in_network_namespace(&mut self) -> &mut Program {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--"]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
+    }
+
     /// Adds words.
     pub fn args(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Program {
         self.command.args(words);

@@ -20,6 +20,7 @@ mod riding;
 mod running;
 mod strings;
 mod surface;
+mod surface_net;
 mod surface_state;
 
 fn main() -> std::process::ExitCode {
@@ -39,6 +40,7 @@ fn main() -> std::process::ExitCode {
         running::CASES,
         strings::CASES,
         surface::CASES,
+        surface_net::CASES,
         surface_state::CASES,
     ])
 }

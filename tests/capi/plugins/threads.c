@@ -5,7 +5,7 @@
 #include "check.h"
 
 #define THREADS 4
-#define ROUNDS 20
+#define ROUNDS 8
 
 GUEST(guest, "2: in al, 0x10; out 0x11, al; jmp 2b");
 
@@ -62,6 +62,8 @@ static void *serves(void *unused)
 		}
 		in_hand = !in_hand;
 		OK(pthread_mutex_unlock(&turn));
+		/* Leave a processor to the others. */
+		usleep(100);
 	}
 	return NULL;
 }
