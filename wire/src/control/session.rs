@@ -8,8 +8,8 @@ use crate::limits::{VERSION_MAJOR, VERSION_MINOR};
 
 /// The first request on the first connection: version and layout of the plugin's side.
 ///
-/// The VMM refuses a different major version or layout with `EPROTONOSUPPORT`, names both in its message, and ends
-/// the plugin. Every other request before this one is a breach of the protocol.
+/// The VMM answers a different major version or layout with its own numbers and no descriptors, names both in its message,
+/// and ends the plugin. Every other request before this one is a breach of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Hello {
