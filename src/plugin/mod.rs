@@ -1,7 +1,7 @@
 //! The VMM's picture of the plugin process: its start, its connections, its requests, its end.
 //!
-//! [`supervisor`] runs on the main thread and ties the parts together; the decisions are in [`lifecycle`] (what follows from
-//! what happened) and [`requests`] (what a request does), which know nothing of sockets.
+//! The supervisor ([`run`]) has the main thread and ties the parts together; the decisions are in [`lifecycle`] (what
+//! follows from what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
 pub mod lifecycle;
 pub mod process;

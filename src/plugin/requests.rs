@@ -1,4 +1,4 @@
-//! What each control request does: one row of [`serve`] per kind.
+//! What each control request does: one row of [`Host::serve`] per kind.
 //!
 //! A request that cannot be carried out is refused with an errno and changes nothing. None of them ends the VM.
 
@@ -29,6 +29,8 @@ pub struct Host {
     /// What the plugin learns when it says hello.
     pub welcome: HelloReply,
     pub(super) blocks: SharedBlocks,
+    /// The plugin took memory away from a guest that runs.
+    pub memory_taken: bool,
     /// Tap devices, in the order of the command line.
     pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
@@ -105,9 +107,11 @@ impl Host {
                 let fd = if fds.len() > 1 { Err(Errno::EINVAL) } else { fds.pop().ok_or(Errno::EBADF) }?;
                 with(bytes, &[], |request: control::CreateMemory| object(machine.create_memory(&request, &fd)))
             }
-            Kind::DestroyMemory => {
-                with(bytes, &fds, |request: control::DestroyMemory| done(machine.destroy_memory(request.id)))
-            }
+            Kind::DestroyMemory => with(bytes, &fds, |request: control::DestroyMemory| {
+                machine.destroy_memory(request.id)?;
+                self.memory_taken |= self.vcpus.started();
+                done(Ok(()))
+            }),
             Kind::DirtyLog => with(bytes, &fds, |request: control::DirtyLog| {
                 let (bitmap, pages) = machine.dirty_log(request.id)?;
                 Ok((control::DirtyLogReply { pages }, vec![file_of(c"outboard-dirty-log", bitmap.as_bytes())?]))

@@ -97,7 +97,8 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, taps, affinity: settings.affinity.clone() })
+    let affinity = settings.affinity.clone();
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity })
 }
 
 /// The tap device that is made comes first, then those that were handed over.

@@ -255,6 +255,9 @@ impl Supervisor {
         match ended {
             Ended::Stopped => Ok(()),
             Ended::GuestShutdown(_) => self.step(Input::GuestShutDown(said)),
+            // A plugin that tidies up takes the memory away while the guest still runs. What the guest meets then is the
+            // plugin's doing, and its own status says whether all is well.
+            Ended::GuestFailed(_) if self.host.memory_taken => self.step(Input::GuestShutDown(said)),
             Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
             Ended::Violation { .. } => self.step(Input::Violation(said)),
             Ended::Run { .. } => self.step(Input::HostFailure(said)),

@@ -36,6 +36,7 @@ const PLUGINS: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("state", &[]),
     ("big", &[]),
+    ("threads", &[]),
     ("habits", &["-c4"]),
     ("habits", &["-c24"]),
 ];
@@ -81,6 +82,7 @@ const AROUND: &[Around] = &[
     ("a_plugin_linked_statically_runs_alone", linked_statically),
     ("a_plugin_in_cpp_runs", in_cpp),
     ("the_guide_s_plugin_prints", the_guide),
+    ("a_tap_device_reaches_the_plugin", with_a_tap),
     ("connecting_without_a_vmm_says_which_error", without_a_vmm),
     ("statistics_are_printed_if_asked_for", statistics),
     ("an_end_by_signal_wakes_every_wait", ended_by_a_signal),
@@ -102,6 +104,18 @@ fn the_guide() -> Outcome {
     running.says("!");
     running.signal("TERM");
     running.ended().expect(0);
+    Ok(())
+}
+
+fn with_a_tap() -> Outcome {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_ok();
+    let unshared = build::run(std::process::Command::new("unshare").args(["--net", "true"])).is_ok();
+    if !(opened && unshared) && std::env::var_os("CI").is_none() {
+        eprintln!("skipped: no /dev/net/tun, or no right to make network namespaces");
+        return Ok(());
+    }
+    let tap = ["--host_ip", "10.117.0.1", "--netmask", "255.255.255.0", "--mac", "02:11:22:33:44:55"];
+    plugin(&build::shared("net")?, &tap).in_network_namespace().start().ended().expect(0);
     Ok(())
 }
 

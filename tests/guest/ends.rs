@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use outboard_plugin::{Connection, Error, Event, Space, Vcpu, wait_any};
+use outboard_wire::control::DestroyMemory;
 
 use crate::common::guest::{long_mode, real_mode};
 use crate::common::machine::{begin, connect, enter, enter_long_mode};
@@ -16,6 +17,7 @@ pub const CASES: &[Case] = &[
     case!(shutdown_before_the_start).around(sigterm_ends_it_well),
     case!(a_triple_fault_ends_well_if_the_plugin_does).options(&["-v"]).around(says_triple_fault),
     case!(a_triple_fault_leaves_the_plugins_status).around(ends_with_42),
+    case!(memory_taken_from_a_running_guest),
     case!(an_exit_that_nobody_serves).options(&["--cpus", "2"]).around(names_the_exit),
     case!(the_plugins_status_before_it_connects).around(ends_with_42),
     case!(the_plugins_status_before_the_start).around(ends_with_42),
@@ -152,6 +154,15 @@ fn triple_fault() -> Result<(Connection, Vcpu), Box<dyn std::error::Error>> {
     drop(init);
     expect_shutdown(vcpu.wait()?)?;
     Ok((vm, vcpu))
+}
+
+/// A plugin that tidies up before it ends, while its guest still runs: what the guest meets then does not change the status.
+fn memory_taken_from_a_running_guest() -> Tested {
+    let (mut vm, _memory) = connect(is_busy())?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    vm.call(&DestroyMemory { id: 0 }, &[])?;
+    expect_shutdown(vcpu.wait()?)
 }
 
 fn a_triple_fault_ends_well_if_the_plugin_does() -> Tested {

@@ -12,6 +12,7 @@ int main(void)
 {
 	struct machine m = machine();
 	struct crosvm_vcpu *vcpu = vcpu_of(m.vm, 0);
+	struct crosvm_vcpu_event event;
 	struct crosvm_io *five, *six, *wide, *mmio, *any;
 	const uint8_t is_five = 5, is_six[] = { 6 }, is_wide[] = { 0x78, 0x56, 0x34, 0x12 };
 
@@ -30,17 +31,23 @@ int main(void)
 	OK(crosvm_start(m.vm));
 	begin(vcpu);
 
-	expect_write(vcpu, IOPORT, 0x30, 1, 5);
+	event = expect(vcpu, IOPORT, 0x30, 1, 1);
+	GIVES(5, value_of(&event));
 	CHECK(rings(crosvm_io_event_fd(five), 0) && !rings(crosvm_io_event_fd(six), 0));
+	OK(crosvm_vcpu_resume(vcpu));
 	expect(vcpu, IOPORT, 0x30, 1, 1);
 	CHECK(!rings(crosvm_io_event_fd(five), 0) && rings(crosvm_io_event_fd(six), 0));
 	OK(crosvm_destroy_io_event(m.vm, &five));
 	CHECK(five == NULL);
 	OK(crosvm_vcpu_resume(vcpu));
-	expect_write(vcpu, IOPORT, 0x30, 1, 0x78);
+	event = expect(vcpu, IOPORT, 0x30, 1, 1);
+	GIVES(0x78, value_of(&event));
 	CHECK(rings(crosvm_io_event_fd(wide), 0));
-	expect_write(vcpu, IOPORT, 0x30, 1, 0x78);
+	OK(crosvm_vcpu_resume(vcpu));
+	event = expect(vcpu, IOPORT, 0x30, 1, 1);
+	GIVES(0x78, value_of(&event));
 	CHECK(rings(crosvm_io_event_fd(mmio), 0));
+	OK(crosvm_vcpu_resume(vcpu));
 	expect(vcpu, IOPORT, 0x30, 1, 1);
 	CHECK(rings(crosvm_io_event_fd(any), 0));
 	OK(crosvm_destroy_io_event(m.vm, &six));

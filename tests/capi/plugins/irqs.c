@@ -15,11 +15,11 @@ GUEST(five, "mov al, 5; out 0x60, al; mov al, 0x20; out 0x20, al; iret");
 #define FIVE 0x2100
 
 /* Answers the guest's polls until its handler says that it runs. */
-static void until_handler(struct crosvm_vcpu *vcpu, uint8_t line)
+static void until_handler_(struct crosvm_vcpu *vcpu, uint8_t line, int from)
 {
 	struct crosvm_vcpu_event event;
 
-	for (int polls = 0; polls < 1000; polls++) {
+	for (int polls = 0; polls < 200000; polls++) {
 		OK(crosvm_vcpu_wait(vcpu, &event));
 		if (event.io_access.address == 0x60) {
 			GIVES(line, *event.io_access.data);
@@ -27,8 +27,11 @@ static void until_handler(struct crosvm_vcpu *vcpu, uint8_t line)
 		}
 		OK(crosvm_vcpu_resume(vcpu));
 	}
+	fprintf(stderr, "line %d: ", from);
 	CHECK(!"the interrupt arrives");
 }
+
+#define until_handler(vcpu, line) until_handler_(vcpu, line, __LINE__)
 
 /* Answers some polls, in which no handler may run. */
 static void no_handler(struct crosvm_vcpu *vcpu)

@@ -221,6 +221,5 @@ int main(void)
 	no_place_for_results(&m);
 	wait_init(vcpu);
 	no_place_of_a_vcpu(vcpu);
-	OK(crosvm_vcpu_resume(vcpu));
 	return 0;
 }
