@@ -32,6 +32,8 @@
 //! - [`Vcpu`]: waits for [`Event`]s. Each event that stops the vCPU gives access to its [`Registers`] and lets it run on
 //!   when it is answered or dropped. [`wait_any`] and [`Vcpu::event_fd`] serve several vCPUs, or vCPUs and other
 //!   things, in one thread.
+//! - [`Exit`] and [`Connection::subscribe`]: MSRs, HLT, hypercalls, breakpoints and the like.
+//! - [`IrqRoute`], [`Connection::pic`] and what stands beside it: KVM's own interrupt controllers, timer and clock.
 //! - [`IrqEvent`] and [`IoEvent`]: interrupts and doorbells that work without either process being asked.
 //! - [`Error`]: everything that can fail, each with an errno.
 //!
