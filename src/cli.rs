@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
@@ -70,6 +71,10 @@ struct RunArgs {
     /// How VMM and plugin wait for each other: auto, off, always, or the longest spin in nanoseconds.
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = config::spin)]
     spin: SpinMode,
+
+    /// Interrupt controllers that KVM emulates: kernel, all and the timer; split, local APICs only; or none.
+    #[arg(long, value_name = "WHICH", default_value = "kernel", value_parser = config::irqchip)]
+    irqchip: IrqChip,
 
     /// Make a tap device for the plugin: the host's IPv4 address on it. Takes --netmask and --mac too.
     #[arg(long = "host_ip", value_name = "A")]
@@ -175,6 +180,7 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         vcpus: args.cpus,
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
+        irqchip: args.irqchip,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
     })

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::plugin::Affinity;
 use outboard_wire::spin::SpinMode;
@@ -68,6 +69,19 @@ fn cpu_set(word: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
+/// Reads `--irqchip`.
+///
+/// # Errors
+/// A sentence that says what is accepted.
+pub fn irqchip(word: &str) -> Result<IrqChip, String> {
+    match word {
+        "kernel" => Ok(IrqChip::Kernel),
+        "split" => Ok(IrqChip::Split),
+        "none" => Ok(IrqChip::None),
+        _ => Err("give kernel, split or none".to_owned()),
+    }
+}
+
 /// Reads `--mac`: six bytes in hexadecimal, with colons between.
 ///
 /// # Errors
@@ -117,6 +131,13 @@ pub fn tap(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interrupt_controllers() {
+        assert_eq!(irqchip("kernel"), Ok(IrqChip::default()));
+        assert_eq!((irqchip("split"), irqchip("none")), (Ok(IrqChip::Split), Ok(IrqChip::None)));
+        assert!(irqchip("Kernel").is_err());
+    }
 
     #[test]
     fn mac_addresses() {

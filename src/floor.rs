@@ -36,7 +36,7 @@ fn guest(kind: Kind) -> Option<&'static [u8]> {
         Kind::StringWrite => Some(&[0xb9, 64, 0, 0x31, 0xf6, 0xf3, 0x6e, 0xeb, 0xf7]),
         // mov cx, 64; xor di, di; rep insb; jmp back
         Kind::StringRead => Some(&[0xb9, 64, 0, 0x31, 0xff, 0xf3, 0x6c, 0xeb, 0xf7]),
-        Kind::Unclaimed | Kind::Pause => None,
+        Kind::Unclaimed | Kind::Other | Kind::Pause => None,
     }
 }
 

@@ -94,8 +94,8 @@ fn serve(vcpu: &mut Vcpu, row: &Row, chunk: usize) -> Result<(), Error> {
                 tsc
             }
             Event::Posted(write) => write.tsc,
-            Event::Paused(_) => continue,
             Event::Shutdown => return Ok(()),
+            _ => continue,
         };
         left.push(tsc);
     }

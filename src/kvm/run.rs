@@ -109,6 +109,12 @@ impl RunPage {
         unsafe { (field!(self, __bindgen_anon_1)).cast::<Payload>().write(*payload) }
     }
 
+    /// The details of the exit as raw words, with the answers that were given.
+    pub fn payload(&self) -> Payload {
+        // SAFETY: as in `exit`.
+        unsafe { (field!(self, __bindgen_anon_1)).cast::<Payload>().read() }
+    }
+
     /// The data of a port access: `count` elements of `size` bytes. Empty if the access is not one that
     /// this page has given.
     #[inline]

@@ -315,6 +315,14 @@ impl Vm {
         self.value(KVM_SET_TSC_KHZ, khz.into()).map(drop)
     }
 
+    /// Takes MSRs from the guest; see [`VmFd::filter_msrs`].
+    ///
+    /// # Errors
+    /// As listed there.
+    pub fn filter_msrs(&self, ranges: &[(u32, u32, u32)]) -> Result<(), KvmError> {
+        self.fd.filter_msrs(ranges).map_err(KvmError::of(KVM_X86_SET_MSR_FILTER.name(), Object::Vm))
+    }
+
     fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         let done = ioctl::update(self.as_fd(), KVM_GET_IRQCHIP, &mut chip);

@@ -12,7 +12,8 @@ mod chips;
 mod ids;
 mod lists;
 mod routes;
+mod subscriptions;
 mod vm;
 
 pub use lists::List;
-pub use vm::Machine;
+pub use vm::{IrqChip, Machine};

@@ -60,6 +60,8 @@ pub struct Rules {
     pub ranges: Ranges,
     /// The register hint.
     pub hint: Option<Hint>,
+    /// `EXIT_*` bits: exits that the plugin wants to be told of.
+    pub subscribed: u32,
     /// What a read outside of every range gives, in each byte.
     pub unclaimed: u8,
 }

@@ -9,6 +9,7 @@ use super::rules::{Hint, HintDetail, Rules, RulesCell};
 use super::wiring::Wiring;
 use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
+use kvm_bindings::KVM_CAP_SPLIT_IRQCHIP;
 use outboard_wire::control::{
     CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO,
     SPACE_PORT, SetHint, SetUnclaimed,
@@ -23,34 +24,57 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 /// One page for the same purpose (api.rst, `KVM_SET_IDENTITY_MAP_ADDR`), below the three.
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
+/// Pins of the IOAPIC that a VM without one in KVM is said to have: as many as KVM's own has.
+const SPLIT_PINS: u64 = 24;
+
+/// Which interrupt controllers KVM emulates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IrqChip {
+    /// All: local APICs, IOAPIC and PICs, and the timer i8254 too.
+    #[default]
+    Kernel,
+    /// The local APICs (`KVM_CAP_SPLIT_IRQCHIP`); the plugin has IOAPIC, PICs and timer.
+    Split,
+    /// None.
+    None,
+}
+
 /// A VM and what the plugin built into it.
 pub struct Machine {
     pub(super) system: System,
     pub(super) vm: Vm,
+    /// Its interrupt controllers.
+    pub(super) irqchip: IrqChip,
     /// Number of vCPUs that the VM shall have.
     vcpus: u32,
     /// vCPUs that were made and not handed out.
     made: Vec<Vcpu>,
     memory: Memory,
     wiring: Wiring,
-    rules: Rules,
+    pub(super) rules: Rules,
     shared_rules: Arc<RulesCell>,
 }
 
 impl Machine {
-    /// Makes a VM with KVM's interrupt controllers and timer. Its vCPUs come later, see [`Machine::make_vcpus`].
+    /// Makes a VM with these interrupt controllers. Its vCPUs come later, see [`Machine::make_vcpus`].
     ///
     /// # Errors
     /// The KVM call that failed.
-    pub fn new(system: System, vcpus: u32) -> Result<Machine, KvmError> {
+    pub fn new(system: System, vcpus: u32, irqchip: IrqChip) -> Result<Machine, KvmError> {
         let vm = system.create_vm()?;
         vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)?;
         vm.set_tss_addr(TSS_ADDRESS)?;
-        vm.create_irqchip()?;
-        vm.create_pit2(0)?;
+        match irqchip {
+            IrqChip::Kernel => {
+                vm.create_irqchip()?;
+                vm.create_pit2(0)?;
+            }
+            IrqChip::Split => vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, 0, [SPLIT_PINS, 0, 0, 0])?,
+            IrqChip::None => {}
+        }
         let (memory, wiring, rules) = (Memory::default(), Wiring::default(), Rules::default());
         let made = Vec::with_capacity(vcpus as usize);
-        Ok(Machine { system, vm, vcpus, made, memory, wiring, rules, shared_rules: Arc::default() })
+        Ok(Machine { system, vm, irqchip, vcpus, made, memory, wiring, rules, shared_rules: Arc::default() })
     }
 
     /// Makes the vCPUs and hands them out. This comes as late as the start, because KVM lets the identity map and the TSC
@@ -185,7 +209,7 @@ impl Machine {
         self.wiring.destroy_io(&self.vm, id)
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.shared_rules.publish(self.rules.clone());
     }
 }

@@ -130,6 +130,7 @@ impl Host {
                 Ok((Done {}, vec![self.vcpus.event_fd(request.vcpu)?]))
             }),
             Kind::SetHint => with(bytes, &fds, |request: control::SetHint| done(machine.set_hint(&request))),
+            Kind::Subscribe => with(bytes, &fds, |request: control::Subscribe| done(machine.subscribe(&request))),
             Kind::IrqLine => with(bytes, &fds, |request: control::IrqLine| done(machine.set_irq_line(&request))),
             Kind::CreateIrqEvent => with(bytes, &fds, |request: control::CreateIrqEvent| {
                 let (id, fds) = machine.create_irq_event(&request)?;

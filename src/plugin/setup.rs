@@ -77,7 +77,7 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
-    let machine = Machine::new(system, settings.vcpus)?;
+    let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let tsc_khz = tsc_khz(&machine);

@@ -15,6 +15,7 @@ use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
 use crate::sys::process::InChild;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub affinity: Affinity,
     /// How both sides wait for each other.
     pub spin: SpinMode,
+    /// Which interrupt controllers KVM emulates.
+    pub irqchip: IrqChip,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.

@@ -91,6 +91,8 @@ requests! {
     KVM_ENABLE_CAP: Pointing<kvm_enable_cap> = iow::<kvm_enable_cap>(KVMIO, 0xa3);
     /// Delivers a message-signalled interrupt.
     KVM_SIGNAL_MSI: Write<kvm_msi> = iow::<kvm_msi>(KVMIO, 0xa5);
+    /// Which MSRs a guest cannot access by itself.
+    KVM_X86_SET_MSR_FILTER: Pointing<kvm_msr_filter> = iow::<kvm_msr_filter>(KVMIO, 0xc6);
 
     // On a vCPU.
 

@@ -11,13 +11,17 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_CAP_HYPERV_ENLIGHTENED_VMCS, kvm_dirty_log, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_HYPERV_ENLIGHTENED_VMCS, KVM_MSR_FILTER_DEFAULT_ALLOW, KVM_MSR_FILTER_MAX_BITMAP_SIZE, kvm_dirty_log,
+    kvm_enable_cap, kvm_msr_filter, kvm_msr_filter_range, kvm_userspace_memory_region,
+};
 use memmap2::MmapRaw;
 
 use super::errno::Errno;
 use super::ioctl;
 use super::kvm_requests::{
     KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_SET_USER_MEMORY_REGION,
+    KVM_X86_SET_MSR_FILTER,
 };
 
 /// Bytes in a page of guest memory, the unit of the dirty log.
@@ -139,6 +143,30 @@ impl VmFd {
     /// Those of [`VcpuFd::enable_cap`].
     pub fn enable_cap(&self, cap: u32, flags: u32, args: [u64; 4]) -> Result<(), Errno> {
         enable_cap(self.as_fd(), cap, flags, args)
+    }
+
+    /// Takes these MSRs from the guest: the first of each, how many, and which accesses (`KVM_MSR_FILTER_READ` and
+    /// `KVM_MSR_FILTER_WRITE`). They replace those taken before. At most 16 ranges of 12288.
+    ///
+    /// # Errors
+    /// `EINVAL` for more, longer or empty ranges, and for other accesses.
+    pub fn filter_msrs(&self, ranges: &[(u32, u32, u32)]) -> Result<(), Errno> {
+        const BYTES: usize = KVM_MSR_FILTER_MAX_BITMAP_SIZE as usize;
+        /// Bits of MSRs that the guest may access: none.
+        static NONE: [u8; BYTES] = [0; BYTES];
+        let mut filter = kvm_msr_filter { flags: KVM_MSR_FILTER_DEFAULT_ALLOW, ..Default::default() };
+        if ranges.len() > filter.ranges.len() {
+            return Err(Errno::EINVAL);
+        }
+        for (to, &(base, nmsrs, flags)) in filter.ranges.iter_mut().zip(ranges) {
+            if nmsrs == 0 || nmsrs as usize > NONE.len() * 8 {
+                return Err(Errno::EINVAL);
+            }
+            *to = kvm_msr_filter_range { flags, nmsrs, base, bitmap: NONE.as_ptr().cast_mut() };
+        }
+        // SAFETY: KVM copies one bit for each MSR of a range, rounded up to words of 64 bits, and writes nothing. The
+        // bitmap is at least as long: its length is a multiple of 8 bytes, and no range exceeds it (checked above).
+        unsafe { ioctl::pointing(self.fd.as_fd(), KVM_X86_SET_MSR_FILTER, &filter) }.map(drop)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Slot>> {

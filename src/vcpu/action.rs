@@ -1,5 +1,6 @@
 //! What an exit means, decided without doing anything.
 
+use super::exits;
 use crate::kvm::{Direction, Exit};
 use crate::machine::ranges::{RangeKind, Space};
 use crate::machine::rules::Rules;
@@ -29,6 +30,10 @@ pub enum Action {
     Post(Access),
     /// Nobody claims the address: a write is dropped, a read gives this byte.
     Unclaimed(Access, u8),
+    /// Tell the plugin of an exit that is no access, and wait for its answer; see [`exits`](super::exits).
+    Tell,
+    /// Nobody wants to be told any more of what the guest asks for: it is refused to the guest.
+    Refuse,
     /// Nothing to do.
     RunOn,
     /// The guest ended.
@@ -54,7 +59,7 @@ pub fn decide(exit: &Exit, rules: &Rules) -> Action {
             length: mmio.len.min(8),
         },
         Exit::Intr | Exit::IrqWindowOpen => return Action::RunOn,
-        _ => return Action::End,
+        _ => return exits::decide(exit, rules.subscribed),
     };
     if access.length as usize > MAX_STRING {
         // KVM hands out a page at most (api.rst, KVM_EXIT_IO); more would be a KVM that this version does not know.

@@ -16,6 +16,7 @@
 pub mod action;
 pub mod control;
 pub mod ended;
+pub mod exits;
 pub mod registers;
 pub mod run;
 pub mod set;

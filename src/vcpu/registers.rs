@@ -13,7 +13,8 @@ use crate::kvm::{KvmError, Vcpu};
 use crate::sys::Errno;
 use outboard_wire::block::Files;
 use outboard_wire::kvm_abi::{
-    Capability, CpuidEntry, Debugregs, File, Fpu, Lapic, MpState, MsrEntry, Regs, Sregs, VcpuEvents, Xcrs, Xsave,
+    Capability, CpuidEntry, Debugregs, File, Fpu, GuestDebug, Lapic, MpState, MsrEntry, Regs, Sregs, VcpuEvents, Xcrs,
+    Xsave,
 };
 use outboard_wire::line::{Answer, Event, FILE_DEBUGREGS, FILE_REGS, FILE_SREGS, answer_kind, event_kind};
 use outboard_wire::vmm_end::VmmEnd;
@@ -149,7 +150,7 @@ impl Registers {
             File::Lapic => give(end, &Lapic(vcpu.lapic().map_err(errno)?)),
             File::VcpuEvents => give(end, &VcpuEvents(vcpu.vcpu_events().map_err(errno)?)),
             File::Xsave => give(end, &Xsave(vcpu.xsave().map_err(errno)?.region)),
-            File::Capability => Err(Errno::EINVAL),
+            File::Capability | File::GuestDebug => Err(Errno::EINVAL),
             File::Msrs => {
                 let mut entries: Vec<kvm_msr_entry> =
                     take_list::<MsrEntry>(file, answer, end)?.map(|msr| msr.0).collect();
@@ -180,6 +181,7 @@ impl Registers {
                 let Xsave(region) = take(&block.bulk);
                 vcpu.set_xsave(&kvm_xsave { region, ..kvm_xsave::default() })
             }
+            File::GuestDebug => vcpu.set_guest_debug(&take::<GuestDebug>(&block.bulk).0),
             File::Capability => return enable(vcpu, &take::<Capability>(&block.bulk).0).map(|()| (0, 0)),
             File::Msrs => {
                 let entries: Vec<kvm_msr_entry> = take_list::<MsrEntry>(file, answer, end)?.map(|msr| msr.0).collect();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::action::{Access, Action, decide};
 use super::control::Control;
 use super::ended::{Ended, GuestEnd};
+use super::exits;
 use super::registers::Registers;
 use super::spread::Spread;
 use super::stats::{Kind, Stats};
@@ -193,6 +194,15 @@ impl Runner {
                 }
                 Kind::Unclaimed
             }
+            Action::Tell => {
+                let files = self.registers.wanted();
+                self.tell(&exit, files, at)?;
+                Kind::Other
+            }
+            Action::Refuse => {
+                exits::refuse(self.vcpu.page_mut(), &exit);
+                Kind::Other
+            }
             Action::RunOn => return Ok(clock::now()),
             Action::End => return Err(self.guest_end(exit)),
         };
@@ -237,6 +247,17 @@ impl Runner {
         if !access.is_write {
             self.take_data(exit, access, &answer)?;
         }
+        Ok(())
+    }
+
+    /// Tells the plugin of an exit that is no access, and gives its answer to KVM.
+    fn tell(&mut self, exit: &Exit, files: u8, at: Moment) -> Result<(), Ended> {
+        let (kind, details) = exits::describe(exit).ok_or_else(|| self.guest_end(*exit))?;
+        let mut event = Event { kind, tsc: at.tsc, cpu: at.cpu, ..Event::default() };
+        details.put(&mut event, &self.end.to_plugin().string);
+        event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
+        let answer = self.converse(&event, true)?;
+        exits::answer(self.vcpu.page_mut(), exit, &answer);
         Ok(())
     }
 

@@ -26,13 +26,15 @@ pub enum Kind {
     MmioPosted,
     /// Access outside of every range.
     Unclaimed,
+    /// Any other exit that the plugin was told of.
+    Other,
     /// A pause: from its beginning to the plugin's resume.
     Pause,
 }
 
 impl Kind {
     /// Every kind, in the order of reports.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::PortRead,
         Kind::PortWrite,
         Kind::MmioRead,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::PortPosted,
         Kind::MmioPosted,
         Kind::Unclaimed,
+        Kind::Other,
         Kind::Pause,
     ];
 
@@ -57,6 +60,7 @@ impl Kind {
             Kind::PortPosted => "port posted write",
             Kind::MmioPosted => "mmio posted write",
             Kind::Unclaimed => "unclaimed access",
+            Kind::Other => "other exit",
             Kind::Pause => "pause",
         }
     }

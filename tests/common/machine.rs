@@ -44,6 +44,13 @@ pub fn enter(vcpu: &mut Registers, change: impl FnOnce(&mut kvm_regs)) -> Result
     vcpu.set_regs(&regs)
 }
 
+/// The same where KVM has no local APICs, and so no start-up IPIs.
+#[allow(dead_code, reason = "each test executable uses its part")]
+pub fn enter_without_apic(vcpu: &mut Registers) -> Result<(), Error> {
+    vcpu.start_real_mode(0, CODE)?;
+    vcpu.set_regs(&kvm_regs { rip: CODE.into(), rflags: 2, rsp: 0x8000, ..kvm_regs::default() })
+}
+
 /// With KVM's interrupt controllers, all vCPUs but the first come out of reset waiting for a start-up IPI.
 fn make_runnable(vcpu: &mut Registers) -> Result<(), Error> {
     vcpu.set_mp_state(&kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })

@@ -20,6 +20,8 @@ mod riding;
 mod running;
 mod strings;
 mod surface;
+mod surface_exits;
+mod surface_irqchip;
 mod surface_net;
 mod surface_state;
 
@@ -40,6 +42,8 @@ fn main() -> std::process::ExitCode {
         running::CASES,
         strings::CASES,
         surface::CASES,
+        surface_exits::CASES,
+        surface_irqchip::CASES,
         surface_net::CASES,
         surface_state::CASES,
     ])

@@ -39,11 +39,13 @@ pub enum File {
     Xsave = 10,
     /// `struct kvm_enable_cap`, to be set only.
     Capability = 11,
+    /// `struct kvm_guest_debug`, to be set only.
+    GuestDebug = 12,
 }
 
 impl File {
     /// Every file, in the order of the numbers.
-    pub const ALL: [File; 12] = [
+    pub const ALL: [File; 13] = [
         File::Regs,
         File::Sregs,
         File::Debugregs,
@@ -56,6 +58,7 @@ impl File {
         File::VcpuEvents,
         File::Xsave,
         File::Capability,
+        File::GuestDebug,
     ];
 
     /// The file with this number, if there is one.
@@ -78,6 +81,7 @@ impl File {
             File::VcpuEvents => size_of::<VcpuEvents>(),
             File::Xsave => size_of::<Xsave>(),
             File::Capability => size_of::<Capability>(),
+            File::GuestDebug => size_of::<GuestDebug>(),
         }
     }
 
@@ -170,6 +174,11 @@ abi!(
     Capability, kvm::kvm_enable_cap, 104
 );
 abi!(
+    /// Breakpoints and single steps: 2 u32, 8 u64.
+    #[derive(Debug, Default, PartialEq)]
+    GuestDebug, kvm::kvm_guest_debug, 72
+);
+abi!(
     /// State of an i8259: 16 bytes.
     #[derive(Debug, Default, PartialEq)]
     Pic, kvm::kvm_pic_state, 16
@@ -199,7 +208,7 @@ mod tests {
             assert_eq!(File::from_number(file as u32), Some(file));
             assert!(file.entry_size() * file.max_entries() <= crate::limits::MAX_BULK);
         }
-        assert_eq!(File::from_number(12), None);
+        assert_eq!(File::from_number(13), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 pub mod block;
 pub mod clock;
 pub mod control;
+pub mod details;
 pub mod error;
 pub mod frame;
 pub mod futex;

@@ -53,6 +53,12 @@ pub const MAX_ROUTES: usize = 4096;
 /// Routes that travel in the request itself: the 40 that a PC has without MSIs, and some. More of them take a memfd.
 pub const INLINE_ROUTES: usize = 64;
 
+/// Ranges of MSRs of one subscription: KVM's own limit (`KVM_MSR_FILTER_MAX_RANGES`).
+pub const MAX_MSR_RANGES: usize = 16;
+
+/// MSRs of one such range: as many bits as KVM takes bytes for (`KVM_MSR_FILTER_MAX_BITMAP_SIZE`).
+pub const MAX_MSR_RANGE: u32 = 1536 * 8;
+
 /// Details of one register hint.
 pub const MAX_HINT_DETAILS: usize = 32;
 

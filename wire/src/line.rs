@@ -20,7 +20,28 @@ pub mod event_kind {
     pub const REPLY: u8 = 5;
     /// The VM ends. No answer is expected, no further event comes.
     pub const SHUTDOWN: u8 = 6;
+    /// A Hyper-V hypercall: input, two parameters. The answer carries the result.
+    pub const HYPERV_CALL: u8 = 7;
+    /// The guest changed its Hyper-V interrupt controller: MSR, control, event page, message page.
+    pub const HYPERV_SYNIC: u8 = 8;
+    /// The guest reads an MSR: index, `KVM_MSR_EXIT_REASON_*`. The answer carries the value, or a fault.
+    pub const READ_MSR: u8 = 9;
+    /// The guest writes an MSR: index, `KVM_MSR_EXIT_REASON_*`, value. The answer may carry a fault.
+    pub const WRITE_MSR: u8 = 10;
+    /// The guest halted, and KVM has no local APIC that could wake it.
+    pub const HALT: u8 = 11;
+    /// A hypercall of KVM's own: number, six arguments, flags. The answer carries the result.
+    pub const HYPERCALL: u8 = 12;
+    /// A breakpoint or single step: exception, address, DR6, DR7.
+    pub const DEBUG: u8 = 13;
+    /// The guest ended an interrupt of an IOAPIC outside of KVM: vector.
+    pub const IOAPIC_EOI: u8 = 14;
+    /// The VM as a whole shall do something: `KVM_SYSTEM_EVENT_*`, up to 16 words of data.
+    pub const SYSTEM: u8 = 15;
 }
+
+/// The highest of the [`event_kind`]s.
+pub const LAST_EVENT_KIND: u8 = event_kind::SYSTEM;
 
 /// Answer kinds, the low byte of [`AnswerLine::head`].
 pub mod answer_kind {

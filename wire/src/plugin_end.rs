@@ -9,7 +9,7 @@ use crate::clock::{self, CPU_UNKNOWN};
 use crate::error::Violation;
 use crate::futex;
 use crate::limits::{MAX_STRING, POSTED_SLOTS};
-use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
+use crate::line::{Answer, Event, LAST_EVENT_KIND, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE, event_kind};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
 use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
@@ -136,7 +136,7 @@ impl PluginEnd {
         if seq != expected {
             return Err(Violation::Sequence { expected, got: seq });
         }
-        if event.kind == 0 || event.kind > event_kind::SHUTDOWN {
+        if event.kind == 0 || event.kind > LAST_EVENT_KIND {
             return Err(Violation::EventKind(event.kind));
         }
         if event.kind != event_kind::REPLY && event.length as usize > MAX_STRING {

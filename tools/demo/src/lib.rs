@@ -61,8 +61,8 @@ pub fn run_plugin() -> Result<u8, Error> {
             Event::Write(write) if write.address() == DONE_PORT => return Ok(devices.verdict(write.value())),
             Event::Write(write) => devices.write(&write),
             Event::Posted(write) => devices.beep(write.data),
-            Event::Paused(_) => {}
             Event::Shutdown => return Ok(0),
+            _ => {}
         }
     }
 }

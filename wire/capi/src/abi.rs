@@ -19,6 +19,8 @@ pub const IRQ_ROUTE_MSI: u32 = 1;
 pub const EVENT_INIT: u32 = 0;
 pub const EVENT_IO_ACCESS: u32 = 1;
 pub const EVENT_PAUSED: u32 = 2;
+pub const EVENT_HYPERV_HCALL: u32 = 3;
+pub const EVENT_HYPERV_SYNIC: u32 = 4;
 
 /// Limits and flags of hints.
 pub const MAX_HINT_COUNT: u32 = 1;

@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 use std::sync::OnceLock;
 
-use outboard_plugin::{Access, Connection, PostedWrite, RawEvent, Registers, Space, Vcpu};
+use outboard_plugin::{Access, Connection, Exit, PostedWrite, RawEvent, Registers, Space, Vcpu};
 
 use crate::abi::{self, IoAccess, VcpuEvent};
 use crate::call::{Errno, call};
@@ -149,6 +149,7 @@ impl Driver {
                 Ok(event)
             }
             RawEvent::Shutdown => Err(Errno(libc::ESHUTDOWN)),
+            _ => self.exit(),
         }
     }
 
@@ -180,6 +181,25 @@ impl Driver {
         let mut event = VcpuEvent::new(abi::EVENT_IO_ACCESS);
         event.of.io_access = io_access;
         event
+    }
+
+    /// The events of Hyper-V, which are the only other ones that come without being asked for.
+    #[cold]
+    fn exit(&mut self) -> Result<VcpuEvent, Errno> {
+        let (kind, words) = match self.vcpu.registers().exit() {
+            Some(Exit::HypervCall { input, params }) => {
+                let result = self.vcpu.data_mut().as_mut_ptr().expose_provenance() as u64;
+                (abi::EVENT_HYPERV_HCALL, [input, result, params[0], params[1]])
+            }
+            Some(Exit::HypervSynic { msr, control, event_page, message_page }) => {
+                (abi::EVENT_HYPERV_SYNIC, [msr.into(), control, event_page, message_page])
+            }
+            _ => return Err(Errno::PROTOCOL),
+        };
+        let mut event = VcpuEvent::new(kind);
+        let [a, b, c, d] = words;
+        event.of.reserved = [a, b, c, d, 0, 0, 0, 0];
+        Ok(event)
     }
 
     fn posted(&mut self, write: &PostedWrite) -> VcpuEvent {

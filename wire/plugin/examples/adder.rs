@@ -37,7 +37,7 @@ fn main() -> Result<ExitCode, Error> {
                 return Ok(if write.value() == 5555 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
             Event::Shutdown => return Ok(ExitCode::FAILURE),
-            Event::Posted(_) | Event::Paused(_) => {}
+            _ => {}
         }
     }
 }

@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
                 read.answer_u64(value);
             }
             Event::Posted(_) | Event::Shutdown => return Ok(()),
-            Event::Paused(_) => {}
+            _ => {}
         }
     }
 }

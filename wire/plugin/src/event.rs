@@ -4,6 +4,7 @@ use core::ops::{Deref, DerefMut};
 
 use outboard_wire::{posted, words};
 
+use crate::exit::Exited;
 use crate::registers::Registers;
 use crate::space::Space;
 
@@ -12,6 +13,7 @@ use crate::space::Space;
 /// Except for [`Event::Posted`] and [`Event::Shutdown`], the vCPU stands still until the event is answered. Dropping
 /// such an event answers it too (reads give what [`Read`] says), so that a forgotten one cannot hang the guest.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// The vCPU exists and has not run; always the first event. The plugin sets its registers now.
     Init(Stopped<'a>),
@@ -23,6 +25,8 @@ pub enum Event<'a> {
     Posted(PostedWrite),
     /// A pause of [`Connection::pause_vcpus`](crate::Connection::pause_vcpus).
     Paused(Paused<'a>),
+    /// The vCPU stopped for another reason than an access; see [`Exit`](crate::Exit).
+    Exit(Exited<'a>),
     /// The VM ends. Every further wait delivers this again.
     Shutdown,
 }
@@ -30,6 +34,7 @@ pub enum Event<'a> {
 /// An event without ties to its vCPU, for event loops and language bindings that keep the two apart, see
 /// [`Vcpu::next_event`](crate::Vcpu::next_event).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RawEvent {
     /// As [`Event::Init`].
     Init,
@@ -44,6 +49,9 @@ pub enum RawEvent {
         /// What the pause was asked for with.
         cookie: u64,
     },
+    /// As [`Event::Exit`]; [`Registers::exit`] says which. Of a hypercall or the read of an MSR,
+    /// [`Vcpu::data_mut`](crate::Vcpu::data_mut) is the result, eight bytes, lowest first.
+    Exit,
     /// As [`Event::Shutdown`]; not to be resumed.
     Shutdown,
 }

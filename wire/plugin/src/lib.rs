@@ -32,6 +32,8 @@
 //! - [`Vcpu`]: waits for [`Event`]s. Each event that stops the vCPU gives access to its [`Registers`] and lets it run on
 //!   when it is answered or dropped. [`wait_any`] and [`Vcpu::event_fd`] serve several vCPUs, or vCPUs and other
 //!   things, in one thread.
+//! - [`Exit`] and [`Connection::subscribe`]: MSRs, HLT, hypercalls, breakpoints and the like.
+//! - [`IrqRoute`], [`Connection::pic`] and what stands beside it: KVM's own interrupt controllers, timer and clock.
 //! - [`IrqEvent`] and [`IoEvent`]: interrupts and doorbells that work without either process being asked.
 //! - [`Error`]: everything that can fail, each with an errno.
 //!
@@ -42,6 +44,7 @@ mod connection;
 mod error;
 mod event;
 mod eventfd;
+mod exit;
 mod guest;
 mod machine;
 mod platform;
@@ -56,6 +59,7 @@ pub use connection::{Connection, connect};
 pub use error::Error;
 pub use event::{Access, Event, Paused, PostedWrite, RawEvent, Read, Stopped, Write};
 pub use eventfd::EventFd;
+pub use exit::{Exit, Exited, Exits, MsrRange};
 pub use guest::GuestMemory;
 pub use kvm_bindings;
 pub use platform::{IrqRoute, IrqTarget, NetConfig};

@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::event::{Event, Paused, RawEvent, Read, Stopped, Write};
 use crate::eventfd::EventFd;
+use crate::exit::Exited;
 use crate::machine::Machine;
 use crate::registers::Registers;
 
@@ -216,7 +217,16 @@ fn dress(state: &mut Registers, raw: RawEvent) -> Event<'_> {
         RawEvent::Write(access) => Event::Write(Write::new(state, access)),
         RawEvent::Posted(write) => Event::Posted(write),
         RawEvent::Paused { cookie } => Event::Paused(Paused::new(state, cookie)),
+        RawEvent::Exit => exited(state),
         RawEvent::Shutdown => Event::Shutdown,
+    }
+}
+
+#[cold]
+fn exited(state: &mut Registers) -> Event<'_> {
+    match state.exit() {
+        Some(exit) => Event::Exit(Exited::new(state, exit)),
+        None => unreachable!("such an event comes with its exit"),
     }
 }
 

@@ -31,7 +31,10 @@ pub use session::{
     CheckExtension, Extension, Hello, HelloReply, NewConnection, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF,
     ShutdownEvent, Start,
 };
-pub use vcpus::{Hint, HintDetail, PauseVcpus, SetHint, VcpuEventFd};
+pub use vcpus::{
+    EXIT_DEBUG, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN, EXIT_SYSTEM, EXITS,
+    Hint, HintDetail, MSR_READ, MSR_WRITE, MsrRange, PauseVcpus, SetHint, Subscribe, VcpuEventFd,
+};
 pub use wiring::{
     CreateIoEvent, CreateIrqEvent, DestroyIoEvent, DestroyIrqEvent, IO_EVENT_DATAMATCH, IRQ_EVENT_RESAMPLE, IrqLine,
 };
@@ -78,6 +81,8 @@ pub enum Kind {
     VcpuEventFd = 49,
     /// [`SetHint`]
     SetHint = 50,
+    /// [`Subscribe`]
+    Subscribe = 51,
     /// [`IrqLine`]
     IrqLine = 64,
     /// [`CreateIrqEvent`]
@@ -102,7 +107,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Kind; 27] = [
+    pub const ALL: [Kind; 28] = [
         Kind::Hello,
         Kind::NewConnection,
         Kind::ShutdownEvent,
@@ -120,6 +125,7 @@ impl Kind {
         Kind::PauseVcpus,
         Kind::VcpuEventFd,
         Kind::SetHint,
+        Kind::Subscribe,
         Kind::IrqLine,
         Kind::CreateIrqEvent,
         Kind::DestroyIrqEvent,

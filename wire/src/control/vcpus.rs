@@ -3,7 +3,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Done, Kind, Request};
-use crate::limits::{MAX_HINT_DETAILS, MAX_VCPUS};
+#[cfg(doc)]
+use crate::limits::MAX_MSR_RANGE;
+use crate::limits::{MAX_HINT_DETAILS, MAX_MSR_RANGES, MAX_VCPUS};
 
 /// Gives each named vCPU a PAUSED event with this cookie, as soon as KVM has finished any access in flight.
 ///
@@ -36,6 +38,65 @@ impl Request for VcpuEventFd {
     type Reply = Done;
     const REPLY_FDS: usize = 1;
 }
+
+/// Accesses to the MSRs of [`Subscribe::ranges`].
+pub const EXIT_MSR_RANGES: u32 = 1;
+/// Accesses to MSRs that KVM itself refuses.
+pub const EXIT_MSR_UNKNOWN: u32 = 2;
+/// HLT, where KVM has no local APICs.
+pub const EXIT_HALT: u32 = 4;
+/// Hypercalls that KVM hands on (`KVM_CAP_EXIT_HYPERCALL`).
+pub const EXIT_HYPERCALL: u32 = 8;
+/// Breakpoints and single steps, which register file GUEST_DEBUG switches on.
+pub const EXIT_DEBUG: u32 = 16;
+/// The end of an interrupt of an IOAPIC outside of KVM.
+pub const EXIT_IOAPIC_EOI: u32 = 32;
+/// System events.
+pub const EXIT_SYSTEM: u32 = 64;
+/// All of them.
+pub const EXITS: u32 = 127;
+
+/// Reads of a [`MsrRange`].
+pub const MSR_READ: u32 = 1;
+/// Writes of a [`MsrRange`].
+pub const MSR_WRITE: u32 = 2;
+
+/// MSRs one behind the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MsrRange {
+    /// The first one.
+    pub first: u32,
+    /// How many, 1 to [`MAX_MSR_RANGE`].
+    pub count: u32,
+    /// `MSR_*` bits: which accesses.
+    pub access: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Decides which exits reach the plugin, in place of those decided before. Exits that nobody asked for end the VM, but for
+/// an access to an MSR, which gives the guest a general protection fault.
+///
+/// `EINVAL` for an unknown bit, a reserved field that is not zero, and ranges that are empty, too long or past the last MSR;
+/// `EOPNOTSUPP` for exits that this KVM, or the VM's choice of interrupt controllers, does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Subscribe {
+    /// `EXIT_*` bits.
+    pub exits: u32,
+    /// Ranges that count: at least one with [`EXIT_MSR_RANGES`], none without.
+    pub count: u32,
+    /// The ranges.
+    pub ranges: [MsrRange; MAX_MSR_RANGES],
+}
+
+impl Request for Subscribe {
+    const KIND: Kind = Kind::Subscribe;
+    type Reply = Done;
+}
+
+const _: () = assert!(size_of::<Subscribe>() == 8 + 16 * MAX_MSR_RANGES);
 
 /// Sends general registers along with every access that hits exactly one address; the details decide on the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

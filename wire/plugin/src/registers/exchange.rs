@@ -3,15 +3,17 @@
 //! All of this is inlined into the plugin's loop by force: an event that is passed on through memory from function to
 //! function costs more than what is done with it.
 
+use outboard_wire::details::Details;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
 use outboard_wire::line::{self, Answer, Event, FLAG_STRING, answer_kind, event_kind};
 use outboard_wire::plugin_end::{Incoming, PluginEnd};
 use outboard_wire::words;
 
-use super::Registers;
+use super::{Carries, Registers};
 use crate::error::Error;
 use crate::event::{Access, PostedWrite, RawEvent};
+use crate::exit::Exit;
 use crate::space::{Files, Space};
 
 impl Registers {
@@ -61,13 +63,13 @@ impl Registers {
     #[inline(always)]
     fn accept_event(&mut self, event: &Event) -> Result<RawEvent, Error> {
         self.length = 0;
-        self.reading = false;
-        self.accessing = matches!(event.kind, event_kind::READ | event_kind::WRITE);
+        self.carries = Carries::Nothing;
+        self.accessing = !matches!(event.kind, event_kind::INIT | event_kind::PAUSED);
         self.here = Files::from_bits(event.files);
         self.exit_tsc = event.tsc;
         let raw = match event.kind {
             event_kind::READ => {
-                self.reading = true;
+                self.carries = Carries::Data;
                 self.length = event.length as usize;
                 self.buffer[..8].fill(0);
                 if self.length > 8 {
@@ -86,10 +88,25 @@ impl Registers {
             event_kind::INIT => RawEvent::Init,
             event_kind::PAUSED => RawEvent::Paused { cookie: event.address },
             event_kind::SHUTDOWN => return Ok(RawEvent::Shutdown),
-            kind => return Err(Violation::EventKind(kind).into()),
+            _ => self.accept_exit(event)?,
         };
         self.stopped = true;
         Ok(raw)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn accept_exit(&mut self, event: &Event) -> Result<RawEvent, Error> {
+        let details = Details::take(event, &self.end.to_plugin().string);
+        let exit = Exit::from_wire(event.kind, &details).ok_or(Violation::EventKind(event.kind))?;
+        let answer = exit.default_answer();
+        if let Some(result) = answer.result {
+            self.length = 8;
+            self.buffer[..8].copy_from_slice(&result.to_le_bytes());
+        }
+        self.carries = Carries::Result { fault: answer.fault };
+        self.exit = Some(exit);
+        Ok(RawEvent::Exit)
     }
 
     /// The data of the event: what the guest wrote, or what it is about to read.
@@ -115,13 +132,21 @@ impl Registers {
             want: self.want.unwrap_or_else(|| self.habit.resume()).bits(),
             ..Answer::default()
         };
-        if self.reading {
-            answer.length = self.length as u32;
-            if self.length > 8 {
-                answer.flags = FLAG_STRING;
-                words::store(&self.end.to_vmm().string, &self.buffer[..self.length]);
-            } else {
+        match self.carries {
+            Carries::Nothing => {}
+            Carries::Data => {
+                answer.length = self.length as u32;
+                if self.length > 8 {
+                    answer.flags = FLAG_STRING;
+                    words::store(&self.end.to_vmm().string, &self.buffer[..self.length]);
+                } else {
+                    answer.data = words::low_bytes(self.data());
+                }
+            }
+            Carries::Result { fault } => {
                 answer.data = words::low_bytes(self.data());
+                answer.count = fault.into();
+                self.exit = None;
             }
         }
         self.stopped = false;

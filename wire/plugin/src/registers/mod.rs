@@ -18,6 +18,7 @@ use outboard_wire::plugin_end::PluginEnd;
 
 use self::habit::Habit;
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::space::Files;
 
 /// Register access to a vCPU that stands still, from an event that waits for its answer.
@@ -56,10 +57,12 @@ pub struct Registers {
     end: PluginEnd,
     /// An event waits for its answer.
     stopped: bool,
-    /// The event is an access, not INIT or a pause.
+    /// The event is an access or another exit, not INIT or a pause.
     accessing: bool,
-    /// The event is a read, so the answer carries `length` bytes of `buffer`.
-    reading: bool,
+    /// What the answer carries.
+    carries: Carries,
+    /// The exit that the event tells of, if it is none of the others.
+    exit: Option<Exit>,
     /// The end announced that it sleeps on the eventfd.
     armed: bool,
     /// Bytes of `buffer` that belong to the event.
@@ -76,6 +79,18 @@ pub struct Registers {
     habit: Habit,
     /// Private copy of the event's data.
     buffer: Box<[u8; MAX_STRING]>,
+}
+
+/// What the answer to an event carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Nothing,
+    /// `length` bytes of the buffer: the event is a read.
+    Data,
+    /// The value of the buffer's first 8 bytes, and whether the guest gets a fault.
+    Result {
+        fault: bool,
+    },
 }
 
 impl fmt::Debug for Registers {
@@ -95,7 +110,8 @@ impl Registers {
             end,
             stopped: false,
             accessing: false,
-            reading: false,
+            carries: Carries::Nothing,
+            exit: None,
             armed: false,
             length: 0,
             exit_tsc: 0,

@@ -1,10 +1,11 @@
 //! Register files that plugins ask for seldom: extended state, local APIC, pending events, capabilities.
 
-use kvm_bindings::{kvm_enable_cap, kvm_lapic_state, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
+use kvm_bindings::{kvm_enable_cap, kvm_guest_debug, kvm_lapic_state, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use outboard_wire::kvm_abi::{self as abi, File};
 
-use super::Registers;
+use super::{Carries, Registers};
 use crate::error::Error;
+use crate::exit::Exit;
 
 impl Registers {
     /// The extended control registers, XCR0 above all.
@@ -74,6 +75,38 @@ impl Registers {
     /// As [`Registers::regs`].
     pub fn set_xsave(&mut self, xsave: &kvm_xsave) -> Result<(), Error> {
         self.set_file(File::Xsave, &abi::Xsave(xsave.region))
+    }
+
+    /// Sets breakpoints and single steps, now: those give [`Exit::Debug`] to a plugin that asked for
+    /// [`Exits::DEBUG`](crate::Exits::DEBUG), and end the VM of any other. All zero takes them away.
+    ///
+    /// # Errors
+    /// As [`Registers::regs`].
+    pub fn set_guest_debug(&mut self, debug: &kvm_guest_debug) -> Result<(), Error> {
+        self.set_file(File::GuestDebug, &abi::GuestDebug(*debug))
+    }
+
+    /// Why the vCPU stands still, if the event that waits for its answer is a [`RawEvent::Exit`](crate::RawEvent::Exit).
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
+    /// Sets the result of a hypercall or the value of an MSR that the guest reads, for the resume.
+    pub fn set_result(&mut self, result: u64) {
+        if let (Carries::Result { fault }, 8) = (&mut self.carries, self.length) {
+            *fault = false;
+            self.buffer[..8].copy_from_slice(&result.to_le_bytes());
+        }
+    }
+
+    /// Decides whether the guest's access to an MSR gives it a general protection fault, for the resume. It does unless the
+    /// access is answered.
+    pub fn set_fault(&mut self, refused: bool) {
+        if let (Carries::Result { fault }, Some(Exit::ReadMsr { .. } | Exit::WriteMsr { .. })) =
+            (&mut self.carries, self.exit)
+        {
+            *fault = refused;
+        }
     }
 
     /// Switches a capability of this vCPU on, now: `KVM_CAP_HYPERV_SYNIC` or `KVM_CAP_HYPERV_SYNIC2`.
