@@ -47,8 +47,8 @@ impl Waiting {
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
         let Waiting { end, control, rules, registers, roams } = self;
-        let (stats, spread, cpus, access_open) = (Stats::default(), Spread::default(), Vec::new(), false);
-        Runner { end, vcpu, control, rules, registers, stats, spread, roams, cpus, access_open }
+        let (stats, spread, access_open) = (Stats::default(), Spread::default(), false);
+        Runner { end, vcpu, control, rules, registers, stats, spread, roams, access_open }
     }
 }
 
@@ -64,8 +64,6 @@ pub struct Runner {
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
-    /// These are they, once it runs.
-    cpus: Vec<usize>,
     /// An access was handed out that KVM completes only when it is entered again.
     access_open: bool,
 }
@@ -88,9 +86,6 @@ impl Runner {
     pub fn run(&mut self) -> (Ended, Stats) {
         let kicked = self.vcpu.page().kick_scope();
         self.control.set_thread(Some(signal::gettid()));
-        if self.roams {
-            self.cpus = affinity::allowed().unwrap_or_default();
-        }
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
         drop(kicked);
@@ -334,10 +329,15 @@ impl Runner {
     /// Moves this thread to another CPU, if it may use another one.
     #[cold]
     fn leave_cpu(&self, cpu: u32) {
-        let others: Vec<usize> = self.cpus.iter().copied().filter(|other| *other != cpu as usize).collect();
+        if !self.roams {
+            return;
+        }
+        // Asked anew each time: somebody outside may have given the thread other CPUs.
+        let cpus = affinity::allowed().unwrap_or_default();
+        let others: Vec<usize> = cpus.iter().copied().filter(|other| *other != cpu as usize).collect();
         if !others.is_empty() && affinity::allow(&others).is_ok() {
             // The move has happened; from here on the scheduler is free again.
-            let _ = affinity::allow(&self.cpus);
+            let _ = affinity::allow(&cpus);
         }
     }
 
