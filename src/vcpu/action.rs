@@ -30,7 +30,7 @@ pub enum Action {
     Post(Access),
     /// Nobody claims the address: a write is dropped, a read gives this byte.
     Unclaimed(Access, u8),
-    /// Tell the plugin of an exit that is no access, and wait for its answer; see [`exits`](super::exits).
+    /// Tell the plugin of an exit that is no access, and wait for its answer; see [`super::exits`].
     Tell,
     /// Nobody wants to be told any more of what the guest asks for: it is refused to the guest.
     Refuse,

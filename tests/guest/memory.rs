@@ -14,6 +14,7 @@ use crate::common::suite::{Case, Tested, case};
 pub const CASES: &[Case] = &[
     case!(slots_show_parts_of_one_memfd),
     case!(a_write_to_a_read_only_slot_is_an_mmio_write),
+    case!(a_read_only_slot_keeps_a_dirty_log_too),
     case!(the_dirty_log_has_exactly_the_pages_written),
     case!(the_dirty_log_of_sixteen_gib_is_whole),
     case!(a_destroyed_slot_is_mmio),
@@ -72,6 +73,20 @@ fn a_write_to_a_read_only_slot_is_an_mmio_write() -> Tested {
     drop(write);
     assert_eq!(written(&mut vcpu, 0x10)?, 0x1234, "reads do not leave the guest");
     assert_eq!(rom.read_obj::<u64>(0x100)?, 0, "the memory is as it was");
+    Ok(())
+}
+
+/// What the guest writes to such a slot is not in its log, because it is not in the memory either.
+fn a_read_only_slot_keeps_a_dirty_log_too() -> Tested {
+    let (mut vm, memory) = connect(copies())?;
+    let rom = GuestMemory::new(9 * PAGE as usize)?;
+    let region = Region { length: rom.len(), start: SECOND, read_only: true, dirty_log: true, ..Region::default() };
+    let slot = vm.create_memory(&rom, &region)?;
+    vm.reserve(Space::Mmio, SECOND..SECOND + rom.len())?;
+    vm.start()?;
+    let mut vcpu = begin_long_mode(&vm, 0, &memory, |regs| (regs.rsi, regs.rdi) = (SECOND, SECOND + PAGE))?;
+    assert_eq!(next_write(&mut vcpu)?.address(), SECOND + PAGE);
+    assert_eq!(vm.dirty_log(&slot)?, [0, 0]);
     Ok(())
 }
 
