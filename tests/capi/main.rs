@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod build;
+mod hyperv;
 #[path = "../common/program.rs"]
 #[allow(dead_code, reason = "each test executable uses its part")]
 mod program;
@@ -86,6 +87,7 @@ const AROUND: &[Around] = &[
     ("connecting_without_a_vmm_says_which_error", without_a_vmm),
     ("statistics_are_printed_if_asked_for", statistics),
     ("an_end_by_signal_wakes_every_wait", ended_by_a_signal),
+    ("hyperv_exits_reach_the_plugin", hyperv::exits_reach_the_plugin),
 ];
 
 fn linked_statically() -> Outcome {

@@ -81,19 +81,28 @@ pub struct Fake {
 /// A VMM that answers Hello truthfully and everything else with `serve`.
 pub fn fake(vcpus: u32, serve: impl FnMut(Request) -> Reply + Send + 'static) -> Fake {
     let (ours, theirs) = socket::pair().unwrap();
+    let (vcpus, control) = behind(theirs, vcpus, serve);
+    Fake { connection: Connection::over(ours).unwrap(), vcpus, control }
+}
+
+/// A VMM behind its end of a control socket: its vCPUs, and the thread that serves the socket.
+pub fn behind(
+    socket: OwnedFd,
+    vcpus: u32,
+    serve: impl FnMut(Request) -> Reply + Send + 'static,
+) -> (Vec<FakeVcpu>, JoinHandle<()>) {
     let down = GuestMemory::new(vcpus as usize * STRIDE).unwrap();
     let up = GuestMemory::new(vcpus as usize * STRIDE).unwrap();
     let to_plugin = Arc::new(Blocks::map(down.as_fd(), vcpus as usize, Access::Write).unwrap());
     let to_vmm = Arc::new(Blocks::map(up.as_fd(), vcpus as usize, Access::Read).unwrap());
     let fds = [&down, &up].map(|memory| memory.as_fd().try_clone_to_owned().unwrap());
     let control = thread::spawn(move || {
-        let first = receive(&theirs).unwrap();
+        let first = receive(&socket).unwrap();
         assert_eq!((first.header.kind, first.header.sequence), (Kind::Hello as u16, 1));
-        reply(&theirs, &first.header, (0, hello(vcpus).as_bytes().to_vec(), Vec::from(fds)));
-        control_loop(&theirs, serve);
+        reply(&socket, &first.header, (0, hello(vcpus).as_bytes().to_vec(), Vec::from(fds)));
+        control_loop(&socket, serve);
     });
-    let vcpus = (0..vcpus as usize).map(|index| FakeVcpu::new(&to_plugin, &to_vmm, index)).collect();
-    Fake { connection: Connection::over(ours).unwrap(), vcpus, control }
+    ((0..vcpus as usize).map(|index| FakeVcpu::new(&to_plugin, &to_vmm, index)).collect(), control)
 }
 
 /// Serves a connection until the plugin closes it, and checks that its sequence numbers have no holes.
