@@ -229,15 +229,14 @@ impl Supervisor {
                 Some(status) => {
                     // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
                     // ended with comes first.
-                    for (_, ended) in self.host.vcpus.stop() {
-                        self.vcpu_ended(ended)?;
-                    }
+                    self.stop_vcpus()?;
                     self.step(Input::ProcessEnded(status))
                 }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
             source::VCPUS => {
-                self.take_ended_vcpus()?;
+                let ended = self.host.vcpus.take_ended();
+                self.vcpus_ended(ended)?;
                 self.events.poll_readable(&self.vcpus_fd, token).map_err(StartError::Events)
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
@@ -246,8 +245,13 @@ impl Supervisor {
         }
     }
 
-    fn take_ended_vcpus(&mut self) -> Result<(), StartError> {
-        self.host.vcpus.take_ended().into_iter().try_for_each(|(_, ended)| self.vcpu_ended(ended))
+    fn stop_vcpus(&mut self) -> Result<(), StartError> {
+        let ended = self.host.vcpus.stop();
+        self.vcpus_ended(ended)
+    }
+
+    fn vcpus_ended(&mut self, ended: Vec<Ended>) -> Result<(), StartError> {
+        ended.into_iter().try_for_each(|ended| self.vcpu_ended(ended))
     }
 
     fn vcpu_ended(&mut self, ended: Ended) -> Result<(), StartError> {
@@ -271,11 +275,7 @@ impl Supervisor {
                 Action::SignalShutdownEvent => {
                     self.host.shutdown.signal().map_err(StartError::call("signalling the shutdown event"))?;
                 }
-                Action::StopVcpus => {
-                    for (_, ended) in self.host.vcpus.stop() {
-                        self.vcpu_ended(ended)?;
-                    }
-                }
+                Action::StopVcpus => self.stop_vcpus()?,
                 Action::ArmDeadline => {
                     let second = Duration::from_millis(SHUTDOWN_DEADLINE_MS);
                     self.events.timer(second, token(source::DEADLINE)).map_err(StartError::Events)?;

@@ -146,8 +146,8 @@ impl VcpuSet {
         fd.try_clone().map_err(Errno::from)
     }
 
-    /// vCPUs that ended since the last call, with the reason.
-    pub fn take_ended(&mut self) -> Vec<(u32, Ended)> {
+    /// Why vCPUs ended since the last call; each reason names its vCPU where that matters.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
         let _ = self.notice.drain();
         let mut all = Vec::new();
         while let Ok(report) = self.reports.try_recv() {
@@ -157,7 +157,7 @@ impl VcpuSet {
     }
 
     /// Stops all vCPUs and waits until their threads have ended and the plugin was told. What they ended with is returned.
-    pub fn stop(&mut self) -> Vec<(u32, Ended)> {
+    pub fn stop(&mut self) -> Vec<Ended> {
         self.started = true;
         self.waiting.clear();
         let mut all = Vec::new();
@@ -179,11 +179,11 @@ impl VcpuSet {
         &self.stats
     }
 
-    fn take(&mut self, report: Report) -> (u32, Ended) {
+    fn take(&mut self, report: Report) -> Ended {
         self.stats.merge(&report.stats);
         if let Some(thread) = self.threads.get_mut(report.vcpu as usize).and_then(Option::take) {
             let _ = thread.join();
         }
-        (report.vcpu, report.ended)
+        report.ended
     }
 }

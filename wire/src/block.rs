@@ -83,26 +83,25 @@ pub struct Files {
 }
 
 impl Files {
-    /// Sends the lines of these files on their way to the side that will read them.
+    /// Sends the lines of these files (`FILE_*` bits) on their way to the side that will read them.
     #[inline]
     pub fn push(&self, files: u8) {
-        for (file, words) in
-            [(FILE_REGS, &self.regs[..]), (FILE_SREGS, &self.sregs[..]), (FILE_DEBUGREGS, &self.debugregs[..])]
-        {
-            if files & file != 0 {
-                prefetch::push(words);
-            }
-        }
+        self.each(files, prefetch::push);
     }
 
-    /// Gets the lines of these files (`FILE_*` bits) back from the side that has read them, ahead of writing them again.
+    /// Gets the lines of these files back from the side that has read them, ahead of writing them again.
     #[inline]
     pub fn own(&self, files: u8) {
+        self.each(files, prefetch::own);
+    }
+
+    #[inline]
+    fn each(&self, files: u8, hint: impl Fn(&[AtomicU64])) {
         for (file, words) in
             [(FILE_REGS, &self.regs[..]), (FILE_SREGS, &self.sregs[..]), (FILE_DEBUGREGS, &self.debugregs[..])]
         {
             if files & file != 0 {
-                prefetch::own(words);
+                hint(words);
             }
         }
     }
