@@ -7,6 +7,7 @@
 //! - [`observe`]: counters and histograms.
 //! - [`machine`]: what the VM consists of.
 //! - [`vcpu`]: one thread per vCPU.
+//! - [`jail`]: what the plugin may see and do.
 //! - [`event`]: the completion loop of the control thread.
 //! - [`plugin`]: the plugin process, its connections and its requests.
 //! - [`floor`], [`report`]: what an exit costs without a plugin, and the end report.
@@ -14,6 +15,7 @@
 
 pub mod sys;
 
+pub mod jail;
 pub mod kvm;
 pub mod observe;
 

@@ -71,12 +71,23 @@ impl StartError {
     }
 }
 
-/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
-pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
-    install_kick_handler().map_err(StartError::call("sigaction"))?;
+/// What was found to be there before anything is started.
+pub(super) struct Ready {
+    system: System,
+    taps: Vec<Tap>,
+}
+
+/// Looks whether this host has what the settings ask for.
+pub(super) fn check(settings: &Settings) -> Result<Ready, StartError> {
     let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
+    Ok(Ready { system, taps })
+}
+
+/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
+pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result<Host, StartError> {
+    install_kick_handler().map_err(StartError::call("sigaction"))?;
     let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;

@@ -1,8 +1,9 @@
 //! The main thread: it sets the VM up, starts the plugin, serves its requests and sees to the end of everything.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +12,13 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
-use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
+use super::process::{self, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::jail::parent::Prepared;
+use crate::jail::plan::Plan;
+use crate::jail::step::ChildStep;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
@@ -51,6 +55,10 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
+    /// The plugin's environment, but for the variables that name its socket.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The plugin's jail; `None` runs it with all the rights of the caller.
+    pub jail: Option<Plan>,
 }
 
 /// Which CPUs vCPU threads may run on.
@@ -131,9 +139,16 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
     let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
-    let host = setup::host(settings)?;
+    let ready = setup::check(settings)?;
     let started = Instant::now();
-    let (process, control) = spawn(settings, open_files)?;
+    let (plan, control) = spawn_plan(settings, open_files)?;
+    // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
+    // has a VM costs more, and keeps the VM open.
+    let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
+    let host = setup::host(settings, ready)?;
+    let process = starting.finish().map_err(StartError::Spawn)?;
+    // With it goes this process's copy of the plugin's end of the socket.
+    drop(plan);
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -156,8 +171,8 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
 struct RestoreOpenFiles(OpenFiles);
 
 impl ChildStep for RestoreOpenFiles {
-    fn name(&self) -> &'static str {
-        "setrlimit(RLIMIT_NOFILE)"
+    fn name(&self) -> String {
+        "setrlimit(RLIMIT_NOFILE)".to_owned()
     }
 
     fn run(&self, _: &InChild) -> Result<(), Errno> {
@@ -171,21 +186,30 @@ fn raise_open_files() -> Result<RestoreOpenFiles, Errno> {
     Ok(RestoreOpenFiles(before))
 }
 
-fn spawn(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(PluginProcess, OwnedFd), StartError> {
-    let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
+fn spawn_plan(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(SpawnPlan, OwnedFd), StartError> {
+    let program = process::validate_program(&settings.program).map_err(StartError::Spawn)?;
     let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
-    let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
-    let plan = SpawnPlan {
+    let sockets = ["OUTBOARD_SOCKET", "CROSVM_SOCKET"];
+    let others = settings.environment.iter().filter(|(name, _)| !sockets.iter().any(|socket| name == *socket));
+    let number = |name| (OsString::from(name), OsString::from(FIRST_FD.to_string()));
+    let mut plan = SpawnPlan {
         program,
         argv: settings.argv.clone(),
-        extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
+        env: process::entries(others.cloned().chain(sockets.map(number))),
         fds: vec![theirs],
-        namespaces: 0,
-        steps: vec![Box::new(open_files)],
+        jail: None,
+        steps: Vec::new(),
         filter: None,
     };
-    // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.
-    Ok((PluginProcess::spawn(&plan).map_err(StartError::Spawn)?, ours))
+    match &settings.jail {
+        Some(jail) => {
+            plan.program = CString::new(jail.program.as_os_str().as_bytes())
+                .map_err(|_| StartError::call("planning the jail")(Errno::EINVAL))?;
+            plan.jail = Some(Prepared::new(jail).map_err(|fault| StartError::Spawn(plan.fault(fault)))?);
+        }
+        None => plan.steps.push(Box::new(open_files)),
+    }
+    Ok((plan, ours))
 }
 
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError> {

@@ -1,0 +1,16 @@
+//! The jail: what a plugin can see and do, decided before it runs.
+//!
+//! - [`plan`]: the whole jail as data: checked, printable, then carried out. It is made of [`ids`] (who the plugin is),
+//!   [`mounts`] (what is in its file system) and [`program`] (what its dynamic loader needs).
+//! - [`environment`]: which variables it gets.
+//! - [`step`]: the child half: what the process does to itself before it becomes the plugin.
+//! - [`parent`]: the parent half: clone, id maps; [`hints`]: what to do where that fails.
+
+pub mod environment;
+pub mod hints;
+pub mod ids;
+pub mod mounts;
+pub mod parent;
+pub mod plan;
+pub mod program;
+pub mod step;
