@@ -7,19 +7,19 @@
 //! - [`observe`]: counters and histograms.
 //! - [`machine`]: what the VM consists of.
 //! - [`vcpu`]: one thread per vCPU.
-//! - [`jail`]: what the plugin may see and do.
 //! - [`event`]: the completion loop of the control thread.
+//! - [`jail`]: what the plugin sees, and what it and the VMM may still do.
 //! - [`plugin`]: the plugin process, its connections and its requests.
 //! - [`floor`], [`report`]: what an exit costs without a plugin, and the end report.
 //! - [`config`], [`cli`]: the command line.
 
 pub mod sys;
 
-pub mod jail;
 pub mod kvm;
 pub mod observe;
 
 pub mod event;
+pub mod jail;
 pub mod machine;
 pub mod vcpu;
 

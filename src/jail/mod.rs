@@ -5,12 +5,21 @@
 //! - [`environment`]: which variables it gets.
 //! - [`step`]: the child half: what the process does to itself before it becomes the plugin.
 //! - [`parent`]: the parent half: clone, id maps; [`hints`]: what to do where that fails.
+//! - [`policy`]: seccomp policy files: read, judged, compiled.
+//! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
+//! - [`call`]: a system call as a filter sees it, and what a filter may answer.
+//! - [`syscalls`], [`constants`]: what the names in a policy stand for.
 
+pub mod bpf;
+pub mod call;
+pub mod constants;
 pub mod environment;
 pub mod hints;
 pub mod ids;
 pub mod mounts;
 pub mod parent;
 pub mod plan;
+pub mod policy;
 pub mod program;
 pub mod step;
+pub mod syscalls;

@@ -19,6 +19,7 @@ pub mod message;
 pub mod mount;
 pub mod process;
 pub mod rlimit;
+pub mod seccomp;
 pub mod signal;
 pub mod tun;
 pub mod uring;
