@@ -87,7 +87,7 @@ pub struct Needs {
 
 /// Finds out what `program` needs.
 pub fn needs(files: &impl Files, program: &Path) -> Needs {
-    let mut search = Search { files, cache: None, needs: Needs::default(), seen: BTreeSet::new() };
+    let mut search = Search { files, cache: None, needs: Needs::default(), seen: BTreeSet::new(), loaders: Vec::new() };
     search.program(program, MAX_SCRIPTS);
     search.needs
 }
@@ -98,6 +98,8 @@ struct Search<'a, F> {
     cache: Option<Cache>,
     needs: Needs,
     seen: BTreeSet<PathBuf>,
+    /// Names that the loader itself answers to.
+    loaders: Vec<OsString>,
 }
 
 impl<F: Files> Search<'_, F> {
@@ -113,6 +115,7 @@ impl<F: Files> Search<'_, F> {
         let Some(elf) = elf::read(&file) else { return };
         let Some(loader) = elf.interpreter.as_deref().map(bytes_to_path) else { return };
         self.seen.insert(loader.clone());
+        self.loaders.extend(loader.file_name().map(OsStr::to_owned));
         if self.files.exists(&loader) {
             self.needs.interpreters.push(loader);
         }
@@ -140,6 +143,9 @@ impl<F: Files> Search<'_, F> {
 
     /// Notes the places of a library and returns those that are new.
     fn find(&mut self, name: &[u8], rpath: &[PathBuf], runpath: &[PathBuf]) -> Vec<PathBuf> {
+        if self.loaders.iter().any(|loader| loader.as_bytes() == name) || is_musl(name) {
+            return Vec::new();
+        }
         let found = match name.contains(&b'/') {
             true => Some(Path::new("/").join(bytes_to_path(name)))
                 .filter(|path| self.files.exists(path))
@@ -147,7 +153,7 @@ impl<F: Files> Search<'_, F> {
                 .collect(),
             false => self.search(name, rpath, runpath),
         };
-        if found.is_empty() && !is_musl(name) {
+        if found.is_empty() {
             let name = OsString::from_vec(name.to_vec());
             if !self.needs.missing.contains(&name) {
                 self.needs.missing.push(name);
@@ -184,9 +190,9 @@ impl<F: Files> Search<'_, F> {
     }
 }
 
-/// musl's C library is its loader, which has been found already.
+/// musl's C library is its loader under another name.
 fn is_musl(name: &[u8]) -> bool {
-    name == b"libc.so" || name.starts_with(b"libc.musl-") || name.starts_with(b"ld-")
+    name == b"libc.so" || name.starts_with(b"libc.musl-")
 }
 
 /// The folders of a path in an object, with `$ORIGIN` and `$LIB` as the loader replaces them. What is relative would
