@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config;
 use crate::jail::environment;
 use crate::jail::plan::{Plan, PlanError, Request};
+use crate::jail::vmm::{User, VmmCage};
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
@@ -111,9 +112,9 @@ struct RunArgs {
     verbose: u8,
 }
 
-/// The jail of the plugin.
+/// The jail of the plugin, and the VMM's own.
 #[derive(Args)]
-#[command(next_help_heading = "Jail of the plugin")]
+#[command(next_help_heading = "Jail")]
 struct JailArgs {
     /// Run the plugin with all the rights of the caller, for debugging.
     #[arg(long)]
@@ -142,6 +143,10 @@ struct JailArgs {
     /// The same from a file, one map a line; # begins a comment. Repeatable.
     #[arg(long, value_name = "FILE")]
     plugin_gid_map_file: Vec<PathBuf>,
+
+    /// Once the VM exists, become this user: a name, or UID[:GID]. The plugin becomes it too, in its own namespaces.
+    #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
+    user: Option<String>,
 
     /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -172,8 +177,8 @@ fn run(args: &RunArgs) -> u8 {
         }
     };
     if args.jail.explain_jail {
-        let explained = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
-        let _ = std::io::stdout().write_all(explained.as_bytes());
+        let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
+        let _ = write!(std::io::stdout(), "{jail}{}", settings.cage);
         return 0;
     }
     match &settings.jail {
@@ -186,7 +191,7 @@ fn run(args: &RunArgs) -> u8 {
         }),
     }
     match plugin::run(&settings) {
-        Ok(report) => finish(args, &settings, &report),
+        Ok(report) => finish(args, &report),
         Err(error) => {
             say(&error.to_string());
             exit_status(&error)
@@ -195,14 +200,14 @@ fn run(args: &RunArgs) -> u8 {
 }
 
 /// Prints what the user wants to know of a run.
-fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
+fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
     let embedded = args.plugin.is_none();
     if status != 0 || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
     let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
-    let floors = if wanted { Floors::measure(&settings.kvm, report) } else { Floors::default() };
+    let floors = if wanted { Floors::measure(report) } else { Floors::default() };
     // A reader that went away, such as `head`, is no failure of the run.
     if args.json {
         let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
@@ -228,7 +233,7 @@ impl From<String> for Refused {
 
 impl From<PlanError> for Refused {
     fn from(error: PlanError) -> Refused {
-        let lacks = matches!(&error, PlanError::Ids(ids) if ids.is_lack_of_right());
+        let lacks = error.is_lack_of_right();
         Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
     }
 }
@@ -250,7 +255,8 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
     let own: Vec<_> = std::env::vars_os().collect();
     let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
     // What the jail is given is checked also when it is not used.
-    let jail = plan(args, &program)?;
+    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let jail = plan(args, &program, cage.user)?;
     let (jail, environment) = match args.jail.disable_sandbox {
         true => (None, environment::uncaged(&own, &wanted)),
         false => (Some(jail), environment::caged(&own, &wanted)),
@@ -266,17 +272,19 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
         environment,
+        cage,
         jail,
     })
 }
 
 /// The jail that the words ask for.
-fn plan(args: &RunArgs, program: &Path) -> Result<Plan, Refused> {
+fn plan(args: &RunArgs, program: &Path, user: Option<User>) -> Result<Plan, Refused> {
     let JailArgs { plugin_root, plugin_mount, plugin_mount_file, plugin_gid_map, plugin_gid_map_file, .. } = &args.jail;
     let request = Request {
         root: plugin_root.clone(),
         mounts: config::jail::mounts(plugin_mount, plugin_mount_file)?,
         gid_maps: config::jail::gid_maps(plugin_gid_map, plugin_gid_map_file)?,
+        user,
         vcpus: args.cpus,
     };
     Ok(Plan::of_host(&request, program)?)
@@ -294,7 +302,7 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::Tap(_) => status::HOST,
         StartError::Spawn(error) if error.is_host_lack() => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
-        StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
+        StartError::Events(_) | StartError::Cage(_) | StartError::Call { .. } => status::INTERNAL,
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::jail::environment::Variable;
 use crate::jail::ids::IdMap;
 use crate::jail::mounts::Wish;
+use crate::jail::vmm::User;
 
 /// Reads `SRC[:DST[:WRITABLE]]`: DST defaults to SRC, WRITABLE to `false`.
 ///
@@ -48,6 +49,33 @@ pub fn gid_map(word: &str) -> Result<IdMap, String> {
         [inner, outer, count] => Ok(IdMap { inner, outer, count }),
         _ => Err("give INNER[:OUTER[:COUNT]]".to_owned()),
     }
+}
+
+/// Reads `--user`: `UID`, `UID:GID` (GID defaults to UID), or a name of `/etc/passwd`.
+///
+/// # Errors
+/// A sentence that says what is accepted, or that there is no such user.
+pub fn user(word: &str) -> Result<User, String> {
+    let number =
+        |text: &str| text.parse().ok().filter(|id| *id != u32::MAX && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let (uid, gid) = word.split_once(':').unwrap_or((word, word));
+    match (number(uid), number(gid)) {
+        (Some(0), _) => Err(format!("--user {word}: that is root, who is to be left behind; give another user")),
+        (Some(uid), Some(gid)) => Ok(User { uid, gid }),
+        _ if word.contains(':') => Err(format!("--user {word}: give a name, or UID[:GID]")),
+        _ => {
+            let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let user = account(&accounts, word);
+            user.ok_or_else(|| format!("--user {word}: /etc/passwd has no such user; give a name of it, or UID[:GID]"))
+        }
+    }
+}
+
+/// The ids of a name, by the text of `passwd(5)`.
+fn account(accounts: &str, name: &str) -> Option<User> {
+    let fields = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = fields.into_iter().find(|fields| fields.len() > 3 && fields[0] == name)?;
+    Some(User { uid: found[2].parse().ok().filter(|uid| *uid != 0)?, gid: found[3].parse().ok()? })
 }
 
 /// Reads `NAME[=VALUE]`.
@@ -141,6 +169,21 @@ mod tests {
             assert!(gid_map(word).unwrap_err().contains(part), "{word:?}");
         }
         assert!(gid_map("1:2:3:4").unwrap_err().contains("INNER[:OUTER[:COUNT]]"));
+    }
+
+    #[test]
+    fn users_are_numbers_or_names() {
+        assert_eq!(user("7"), Ok(User { uid: 7, gid: 7 }));
+        assert_eq!(user("7:8"), Ok(User { uid: 7, gid: 8 }));
+        for wrong in ["0", "0:5", "7:", ":8", "7:x", "-1", "4294967295", "no such user", "root", ""] {
+            assert!(user(wrong).unwrap_err().starts_with(&format!("--user {wrong}: ")), "{wrong:?}");
+        }
+        let accounts = "root:x:0:0::/root:/bin/sh\nkvm:x:12:34::/:/bin/false\nshort:x\n";
+        assert_eq!(account(accounts, "kvm"), Some(User { uid: 12, gid: 34 }));
+        assert_eq!(
+            (account(accounts, "short"), account(accounts, "root"), account(accounts, "kv")),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`environment`]: which variables it gets.
 //! - [`step`]: the child half: what the process does to itself before it becomes the plugin.
 //! - [`parent`]: the parent half: clone, id maps; [`hints`]: what to do where that fails.
+//! - [`vmm`]: the VMM's own cage.
 //! - [`policy`]: seccomp policy files: read, judged, compiled.
 //! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
 //! - [`call`]: a system call as a filter sees it, and what a filter may answer.
@@ -23,3 +24,4 @@ pub mod policy;
 pub mod program;
 pub mod step;
 pub mod syscalls;
+pub mod vmm;

@@ -10,6 +10,7 @@ use super::ids::{self, Caller, IdMap, Ids, IdsError};
 use super::mounts::{self, Bind, Kind, Lookup, MountFault, Why, Wish};
 use super::program::{self, Files};
 use super::step::Step;
+use super::vmm::User;
 use crate::sys::Errno;
 use crate::sys::creds;
 use crate::sys::landlock::{self, access};
@@ -39,6 +40,8 @@ pub struct Request {
     pub mounts: Vec<Wish>,
     /// Groups.
     pub gid_maps: Vec<IdMap>,
+    /// The user that the VMM becomes.
+    pub user: Option<User>,
     /// Number of vCPUs.
     pub vcpus: u32,
 }
@@ -48,8 +51,6 @@ pub struct Request {
 pub struct Facts {
     /// The calling process.
     pub caller: Caller,
-    /// User and group that a plugin started by root becomes.
-    pub outer: (u32, u32),
     /// The hard limit of processes.
     pub process_limit: u64,
     /// The limit of open files that the plugin gets.
@@ -80,9 +81,28 @@ pub enum PlanError {
     /// A map of groups cannot be.
     #[error(transparent)]
     Ids(#[from] IdsError),
+    /// The VMM cannot become another user.
+    #[error("--user {}:{}: user {uid} cannot become another one; run outboard as root for that", user.uid, user.gid)]
+    NoRight {
+        /// The user to become.
+        user: User,
+        /// The caller.
+        uid: u32,
+    },
     /// A path holds a zero byte.
     #[error("the path {} holds a zero byte", .0.display())]
     ZeroByte(PathBuf),
+}
+
+impl PlanError {
+    /// Whether the arguments would do for another caller.
+    pub fn is_lack_of_right(&self) -> bool {
+        match self {
+            PlanError::Ids(ids) => ids.is_lack_of_right(),
+            PlanError::NoRight { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// What is wrong with the folder of the root.
@@ -130,7 +150,6 @@ impl Plan {
         let unlimited = OpenFiles { soft: 1024, hard: 1024 };
         let facts = Facts {
             caller: Caller { uid, gid, may_map: creds::may_set_ids() },
-            outer: (ids::NOBODY, ids::NOBODY),
             process_limit: rlimit::process_limit().map_or(u64::MAX, |(_, hard)| hard),
             open_files: rlimit::open_files().unwrap_or(unlimited),
             landlock: landlock::version(),
@@ -154,7 +173,11 @@ impl Plan {
         files: &(impl Files + Lookup),
     ) -> Result<Plan, PlanError> {
         let root = check_root(request.root.as_deref(), files)?;
-        let ids = Ids::new(facts.caller, facts.outer, &request.gid_maps)?;
+        if let Some(user) = request.user.filter(|_| !facts.caller.may_map) {
+            return Err(PlanError::NoRight { user, uid: facts.caller.uid });
+        }
+        let outer = request.user.map_or((ids::NOBODY, ids::NOBODY), |user| (user.uid, user.gid));
+        let ids = Ids::new(facts.caller, outer, &request.gid_maps)?;
         let (source, target) = program;
         let needs = program::needs(files, source);
         let binds = mounts::arrange(files, &request.mounts, needed(source, target, &needs))

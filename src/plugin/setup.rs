@@ -8,6 +8,7 @@ use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
 use crate::event::EventError;
+use crate::jail::parent::ParentFault;
 use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// There is no tap device as it was asked for.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The VMM cannot give up its rights.
+    #[error("the VMM cannot give up its rights: {} failed: {}", .0.call, .0.errno)]
+    Cage(ParentFault),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -73,8 +77,8 @@ impl StartError {
 
 /// What was found to be there before anything is started.
 pub(super) struct Ready {
-    system: System,
-    taps: Vec<Tap>,
+    pub system: System,
+    pub taps: Vec<Tap>,
 }
 
 /// Looks whether this host has what the settings ask for.

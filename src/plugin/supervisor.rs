@@ -19,6 +19,8 @@ use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
 use crate::jail::parent::Prepared;
 use crate::jail::plan::Plan;
 use crate::jail::step::ChildStep;
+use crate::jail::vmm::{self, VmmCage};
+use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub tap_fds: Vec<i32>,
     /// The plugin's environment, but for the variables that name its socket.
     pub environment: Vec<(OsString, OsString)>,
+    /// What the VMM gives up once the plugin runs.
+    pub cage: VmmCage,
     /// The plugin's jail; `None` runs it with all the rights of the caller.
     pub jail: Option<Plan>,
 }
@@ -91,6 +95,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Counts of all vCPUs.
     pub stats: Stats,
+    /// The KVM device, which the VMM may not be able to open again.
+    pub kvm: Arc<System>,
     /// TSC frequency, to turn the counts' ticks into time.
     pub tsc_khz: u64,
     /// From the plugin's start to its end.
@@ -140,6 +146,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
     let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
     let ready = setup::check(settings)?;
+    let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
     let started = Instant::now();
     let (plan, control) = spawn_plan(settings, open_files)?;
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
@@ -149,6 +156,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);
+    vmm::enter(settings.cage).map_err(StartError::Cage)?;
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -163,7 +171,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let tsc_khz = supervisor.host.welcome.tsc_khz;
     let outcome = supervisor.serve(control)?;
     let stats = supervisor.host.vcpus.stats().clone();
-    Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
+    Ok(Report { outcome, stats, kvm, tsc_khz, elapsed: started.elapsed() })
 }
 
 /// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
