@@ -2,11 +2,13 @@
 //!
 //! - [`policy`]: seccomp policy files: read, judged, compiled.
 //! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
+//! - [`filter`]: the plugin's filter, from the parent through the child half to the listener.
 //! - [`call`]: a system call as a filter sees it, and what a filter may answer.
 //! - [`syscalls`], [`constants`]: what the names in a policy stand for.
 
 pub mod bpf;
 pub mod call;
 pub mod constants;
+pub mod filter;
 pub mod policy;
 pub mod syscalls;
