@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 use kvm_bindings::{kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events};
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::access::Access;
 use super::decode::decode;
 use super::exit::{Exit, Payload, PortIo};
 use crate::sys::{Errno, signal};
@@ -94,6 +95,31 @@ impl RunPage {
         // Nobody writes to it while the page is borrowed.
         let payload = unsafe { &*(field!(self, __bindgen_anon_1)).cast::<Payload>() };
         decode(self.exit_reason(), payload)
+    }
+
+    /// The access that the vCPU stopped for, if it is one; decoded anew with each call.
+    #[inline]
+    pub fn access(&self) -> Option<Access> {
+        // SAFETY: as in `exit`.
+        let payload = unsafe { &*(field!(self, __bindgen_anon_1)).cast::<Payload>() };
+        Access::decode(self.exit_reason(), payload)
+    }
+
+    /// The data of an access. Empty if the access is not one that this page has given.
+    #[inline]
+    pub fn data(&self, access: &Access) -> &[u8] {
+        let Some((offset, len)) = access.data_range(self.map.len()) else { return &[] };
+        // SAFETY: the range is within the mapping (`data_range`) and covers no atomic byte: it lies in the union or behind
+        // the kvm_run, where nobody writes while the page is borrowed.
+        unsafe { slice::from_raw_parts(self.map.as_ptr().add(offset), len) }
+    }
+
+    /// The data of an access, to answer a read.
+    #[inline]
+    pub fn data_mut(&mut self, access: &Access) -> &mut [u8] {
+        let Some((offset, len)) = access.data_range(self.map.len()) else { return &mut [] };
+        // SAFETY: as in `data`; the page is borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().add(offset), len) }
     }
 
     /// The number of the exit, see [`exit::name`](super::exit::name).
