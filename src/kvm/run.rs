@@ -23,7 +23,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use super::access::Access;
 use super::decode::decode;
-use super::exit::{Exit, Payload, PortIo};
+use super::exit::{Exit, Payload};
 use crate::sys::{Errno, signal};
 
 /// The mapped run page of a vCPU, with the data area behind it.
@@ -139,37 +139,6 @@ impl RunPage {
     pub fn payload(&self) -> Payload {
         // SAFETY: as in `exit`.
         unsafe { (field!(self, __bindgen_anon_1)).cast::<Payload>().read() }
-    }
-
-    /// The data of a port access: `count` elements of `size` bytes. Empty if the access is not one that
-    /// this page has given.
-    #[inline]
-    pub fn io_data(&self, io: &PortIo) -> &[u8] {
-        let Some((offset, len)) = self.io_range(io) else { return &[] };
-        // SAFETY: the range is within the mapping and behind the kvm_run (`io_range`), where nobody writes
-        // while the page is borrowed.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().add(offset), len) }
-    }
-
-    /// The data of a port access, to answer a read.
-    #[inline]
-    pub fn io_data_mut(&mut self, io: &PortIo) -> &mut [u8] {
-        let Some((offset, len)) = self.io_range(io) else { return &mut [] };
-        // SAFETY: as in `io_data`; the page is borrowed exclusively.
-        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().add(offset), len) }
-    }
-
-    fn io_range(&self, io: &PortIo) -> Option<(usize, usize)> {
-        let offset = usize::try_from(io.data_offset).ok()?;
-        let len = usize::from(io.size) * io.count as usize;
-        let inside = offset >= size_of::<kvm_run>() && offset.checked_add(len)? <= self.map.len();
-        inside.then_some((offset, len))
-    }
-
-    /// Answers a read of [`Exit::Mmio`]; KVM takes the first `len` bytes.
-    #[inline]
-    pub fn set_mmio_data(&mut self, data: [u8; 8]) {
-        set!(self, data, __bindgen_anon_1.mmio.data);
     }
 
     /// Answers [`Exit::Hypercall`]: what the guest finds in RAX.
