@@ -1,5 +1,7 @@
 //! The command line: words in, an exit status out.
 
+mod policy;
+
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -33,6 +35,9 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
+    /// Check, compile and show seccomp policies of plugins.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
@@ -109,6 +114,7 @@ struct RunArgs {
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "report"],
     &["floor"],
     &["plugin"],
-    &["event", "vcpu"],
+    &["event", "jail", "vcpu"],
     &["machine"],
     &["kvm", "observe"],
     &["sys"],

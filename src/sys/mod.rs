@@ -16,6 +16,7 @@ pub mod memfd;
 pub mod message;
 pub mod process;
 pub mod rlimit;
+pub mod seccomp;
 pub mod signal;
 pub mod tun;
 pub mod uring;
