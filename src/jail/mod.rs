@@ -8,6 +8,7 @@
 //! - [`vmm`]: the VMM's own cage.
 //! - [`policy`]: seccomp policy files: read, judged, compiled.
 //! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
+//! - [`filter`]: the plugin's filter, from the parent through the child half to the listener.
 //! - [`call`]: a system call as a filter sees it, and what a filter may answer.
 //! - [`syscalls`], [`constants`]: what the names in a policy stand for.
 
@@ -15,6 +16,7 @@ pub mod bpf;
 pub mod call;
 pub mod constants;
 pub mod environment;
+pub mod filter;
 pub mod hints;
 pub mod ids;
 pub mod mounts;

@@ -370,6 +370,16 @@ impl ExecImage {
         &self.program
     }
 
+    /// Becomes the program, with `secret` in the last argument register, which `execve` does not look at but a seccomp
+    /// filter may. Returns only if that fails.
+    pub fn exec_with(&self, secret: u64) -> Errno {
+        let (program, argv, envp) = (self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+        let none = 0_u64;
+        // SAFETY: as in `exec`; the others are only registers.
+        unsafe { libc::syscall(libc::SYS_execve, program, argv, envp, none, none, secret) };
+        Errno::last()
+    }
+
     /// Becomes the program. Returns only if that fails.
     pub fn exec(&self) -> Errno {
         // SAFETY: a C string, and two null-terminated arrays of C strings that `self` owns.
