@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
-use crate::jail::environment;
 use crate::jail::plan::{Plan, PlanError, Request};
 use crate::jail::vmm::{User, VmmCage};
+use crate::jail::{choice, environment};
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
@@ -144,6 +144,14 @@ struct JailArgs {
     #[arg(long, value_name = "FILE")]
     plugin_gid_map_file: Vec<PathBuf>,
 
+    /// A folder with the plugin's seccomp policy, plugin.policy, or a compiled one, plugin.bpf.
+    #[arg(long, value_name = "DIR")]
+    seccomp_policy_dir: Option<PathBuf>,
+
+    /// Log system calls that the policy does not allow, and let them happen.
+    #[arg(long)]
+    seccomp_log_failures: bool,
+
     /// Once the VM exists, become this user: a name, or UID[:GID]. The plugin becomes it too, in its own namespaces.
     #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
     user: Option<String>,
@@ -183,12 +191,7 @@ fn run(args: &RunArgs) -> u8 {
     }
     match &settings.jail {
         None => say("warning: the plugin runs without a jail, with all your rights (--disable-sandbox)"),
-        Some(jail) => jail.missing.iter().for_each(|name| {
-            let name = name.display();
-            say(&format!(
-                "warning: the plugin needs the library {name}, which is not found; give it by --plugin-mount"
-            ));
-        }),
+        Some(jail) => warn_of(jail),
     }
     match plugin::run(&settings) {
         Ok(report) => finish(args, &report),
@@ -196,6 +199,14 @@ fn run(args: &RunArgs) -> u8 {
             say(&error.to_string());
             exit_status(&error)
         }
+    }
+}
+
+fn warn_of(jail: &Plan) {
+    jail.filter.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    for name in &jail.missing {
+        let name = name.display();
+        say(&format!("warning: the plugin needs the library {name}, which is not found; give it by --plugin-mount"));
     }
 }
 
@@ -287,7 +298,8 @@ fn plan(args: &RunArgs, program: &Path, user: Option<User>) -> Result<Plan, Refu
         user,
         vcpus: args.cpus,
     };
-    Ok(Plan::of_host(&request, program)?)
+    let filter = choice::choose(args.jail.seccomp_policy_dir.as_deref(), args.jail.seccomp_log_failures);
+    Ok(Plan::of_host(&request, filter.map_err(|error| error.to_string())?, program)?)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, String> {

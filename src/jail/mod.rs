@@ -8,12 +8,14 @@
 //! - [`vmm`]: the VMM's own cage.
 //! - [`policy`]: seccomp policy files: read, judged, compiled.
 //! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
+//! - [`choice`]: which policy a plugin gets.
 //! - [`filter`]: the plugin's filter, from the parent through the child half to the listener.
 //! - [`call`]: a system call as a filter sees it, and what a filter may answer.
 //! - [`syscalls`], [`constants`]: what the names in a policy stand for.
 
 pub mod bpf;
 pub mod call;
+pub mod choice;
 pub mod constants;
 pub mod environment;
 pub mod filter;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::choice::Choice;
 use super::ids::{self, Caller, IdMap, Ids, IdsError};
 use super::mounts::{self, Bind, Kind, Lookup, MountFault, Why, Wish};
 use super::program::{self, Files};
@@ -130,6 +131,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Number of files that it keeps at hand.
     pub slots: usize,
+    /// The seccomp filter.
+    pub filter: Choice,
     /// Libraries that were not found; the program will not start unless the user mounts them.
     pub missing: Vec<OsString>,
 }
@@ -145,7 +148,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn of_host(request: &Request, program: &Path) -> Result<Plan, PlanError> {
+    pub fn of_host(request: &Request, filter: Choice, program: &Path) -> Result<Plan, PlanError> {
         let creds::Ids { uid, gid } = creds::effective_ids();
         let unlimited = OpenFiles { soft: 1024, hard: 1024 };
         let facts = Facts {
@@ -159,7 +162,7 @@ impl Plan {
             Ok(path) => (path.clone(), path),
             Err(_) => (program.to_owned(), PathBuf::from("/plugin")),
         };
-        Plan::new(request, &facts, (&source, &target), &program::HostFiles)
+        Plan::new(request, filter, &facts, (&source, &target), &program::HostFiles)
     }
 
     /// Plans the jail of a program: where it is on the host, and where the plugin finds it.
@@ -168,6 +171,7 @@ impl Plan {
     /// The first thing that is wrong.
     pub fn new(
         request: &Request,
+        filter: Choice,
         facts: &Facts,
         program: (&Path, &Path),
         files: &(impl Files + Lookup),
@@ -186,7 +190,7 @@ impl Plan {
         let wanted = PROCESSES + PROCESSES_PER_VCPU * u64::from(request.vcpus);
         let processes = wanted.min(facts.process_limit);
         let steps = steps(root, &ids, &binds, facts, processes)?;
-        Ok(Plan { program: target.to_owned(), ids, steps, slots: binds.len(), missing })
+        Ok(Plan { program: target.to_owned(), ids, steps, slots: binds.len(), filter, missing })
     }
 }
 
@@ -334,6 +338,10 @@ impl fmt::Display for Plan {
         }
         line(&"descriptors 0, 1, 2, 3", "standard streams and the control socket; all others close")?;
         line(&"PR_SET_PDEATHSIG(SIGKILL)", "the plugin does not outlive the VMM")?;
+        let filter = format_args!("seccomp: {} instructions, {}", self.filter.program.len(), self.filter.source);
+        let then =
+            if self.filter.logs { "other calls are logged" } else { "any other call ends the plugin and is named" };
+        line(&filter, then)?;
         line(&format_args!("execve({})", self.program.display()), "the plugin, as process 1 of its pid namespace")?;
         for name in &self.missing {
             writeln!(f, "not found: the library {}, which has to come by --plugin-mount", name.display())?;

@@ -13,10 +13,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::jail::filter::{Filter, Loaded};
 use crate::jail::parent::{ParentFault, Prepared, remedy};
 use crate::jail::step::ChildStep;
 use crate::sys::errno::Errno;
 use crate::sys::process::{self, Child, ExecImage, ExitStatus, InChild};
+use crate::sys::seccomp::Listener;
 
 /// The number that the first descriptor handed to the plugin gets; standard input, output and error come before it.
 pub const FIRST_FD: RawFd = 3;
@@ -42,9 +44,8 @@ pub struct SpawnPlan {
     pub jail: Option<Prepared>,
     /// Further steps, with the default signals already and all descriptors still open under their old numbers.
     pub steps: Vec<Box<dyn ChildStep>>,
-    /// The last step before the program: a seccomp filter. Under it the child half calls `execve` and, if that fails,
-    /// `write` and `exit_group`, nothing else.
-    pub filter: Option<Box<dyn ChildStep>>,
+    /// The last step before the program: a seccomp filter.
+    pub filter: Option<Filter>,
 }
 
 /// Why the plugin cannot be started: one sentence.
@@ -214,8 +215,25 @@ impl ChildStep for PlaceFds<'_> {
     }
 }
 
-/// Becomes the program.
-struct Exec<'a>(&'a ExecImage);
+/// Becomes the program, under a filter if there is one.
+struct Exec<'a> {
+    image: &'a ExecImage,
+    filter: Option<&'a Filter>,
+}
+
+impl ChildStep for Filter {
+    fn name(&self) -> String {
+        "loading the seccomp filter".to_owned()
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        self.load()
+    }
+
+    fn is_host_s(&self) -> bool {
+        true
+    }
+}
 
 impl ChildStep for Exec<'_> {
     fn name(&self) -> String {
@@ -223,7 +241,10 @@ impl ChildStep for Exec<'_> {
     }
 
     fn run(&self, _: &InChild) -> Result<(), Errno> {
-        Err(self.0.exec())
+        Err(match self.filter {
+            Some(filter) => filter.exec(self.image),
+            None => self.image.exec(),
+        })
     }
 }
 
@@ -249,6 +270,7 @@ fn child_half(child: &InChild, steps: &[&dyn ChildStep], report: BorrowedFd<'_>)
 pub struct PluginProcess {
     child: Child,
     ended: Option<ExitStatus>,
+    listener: Option<Listener>,
 }
 
 impl fmt::Debug for PluginProcess {
@@ -287,7 +309,8 @@ impl PluginProcess {
         let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
         // Once more after the jail: a change of user or group in a step takes the request back (prctl(2)).
         let die_still = DieWithParent { reader: None, report: report.as_fd() };
-        let (place, exec) = (PlaceFds { sources: &sources }, Exec(&image));
+        let place = PlaceFds { sources: &sources };
+        let exec = Exec { image: &image, filter: plan.filter.as_ref() };
         let steps = plan.all_steps([&die, &ResetSignals], [&place, &die_still], &exec);
         let half = |child: &InChild| child_half(child, &steps, report.as_fd());
         let child = match &plan.jail {
@@ -295,12 +318,17 @@ impl PluginProcess {
             None => process::clone_process(0, half).map_err(plan.failed("clone3"))?,
         };
         // From here on the process is reaped on every way out.
-        Ok(Starting { plan, process: PluginProcess { child, ended: None }, reader })
+        Ok(Starting { plan, process: PluginProcess { child, ended: None, listener: None }, reader })
     }
 
     /// The descriptor that becomes readable when the process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd.as_fd()
+    }
+
+    /// What hears of system calls that the plugin's filter does not allow.
+    pub fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
     }
 
     /// The process id in our pid namespace.
@@ -356,7 +384,8 @@ impl SpawnPlan {
     ) -> Vec<&'a dyn ChildStep> {
         let jail = self.jail.iter().flat_map(Prepared::steps);
         let own = self.steps.iter().map(|step| &**step);
-        first.into_iter().chain(jail).chain(own).chain(then).chain(self.filter.as_deref()).chain([exec]).collect()
+        let filter = self.filter.iter().map(|filter| filter as &dyn ChildStep);
+        first.into_iter().chain(jail).chain(own).chain(then).chain(filter).chain([exec]).collect()
     }
 
     fn path(&self) -> PathBuf {
@@ -374,13 +403,18 @@ impl SpawnPlan {
         SpawnError::Parent { program: self.path(), call, errno, remedy }
     }
 
+    fn exec_failed(&self, errno: Errno) -> SpawnError {
+        let remedy = hint(errno, self.jail.as_ref());
+        SpawnError::Step { program: self.path(), step: "execve".to_owned(), errno, remedy, host: false }
+    }
+
     /// The error for a step of the list, by its index.
     fn step_failed(&self, index: usize, errno: Errno) -> SpawnError {
         // Only their names matter here.
         let image = ExecImage::new(CString::default(), Vec::new(), Vec::new());
         let stderr = std::io::stderr();
         let die = DieWithParent { reader: None, report: stderr.as_fd() };
-        let (place, exec) = (PlaceFds { sources: &[] }, Exec(&image));
+        let (place, exec) = (PlaceFds { sources: &[] }, Exec { image: &image, filter: None });
         let steps = self.all_steps([&die, &ResetSignals], [&place, &die], &exec);
         let last = index + 1 == steps.len();
         let Some(step) = steps.get(index) else {
@@ -408,7 +442,7 @@ impl Starting<'_> {
     ///
     /// # Errors
     /// The step that failed; no process is left then.
-    pub fn finish(self) -> Result<PluginProcess, SpawnError> {
+    pub fn finish(mut self) -> Result<PluginProcess, SpawnError> {
         let reports = read_reports(self.reader).map_err(self.plan.failed("reading the report of the child"))?;
         for (index, errno) in reports {
             if index & LEFT_OUT == 0 {
@@ -418,6 +452,12 @@ impl Starting<'_> {
             if let SpawnError::Step { step, errno, .. } = left_out {
                 log::warn!("the plugin's jail does without this: {step} failed: {errno}");
             }
+        }
+        match self.plan.filter.as_ref().map(Filter::loaded) {
+            None => {}
+            Some(Ok(Loaded::Executed(listener))) => self.process.listener = listener,
+            Some(Ok(Loaded::ExecFailed(errno))) => return Err(self.plan.exec_failed(errno)),
+            Some(Err(errno)) => return Err(self.plan.failed("receiving the listener of the seccomp filter")(errno)),
         }
         Ok(self.process)
     }

@@ -52,6 +52,7 @@ impl Cage {
     }
 
     /// Whether the plugin is in a jail.
+    #[allow(dead_code, reason = "each test executable uses its part")]
     pub fn is_caged(self) -> bool {
         self != Cage::Uncaged
     }
