@@ -255,6 +255,7 @@ fn steps(root: &Path, ids: &Ids, binds: &[Bind], facts: &Facts, processes: u64) 
         steps.push(Step::Open { source, recursive, slot, why: why(bind) });
     }
     steps.push(Step::Unshare { namespaces: ENTERED, names: "net, ipc, uts, cgroup" });
+    steps.push(Step::NoNamespaces);
     steps.push(Step::HostName(CString::new(HOST_NAME).expect("letters")));
     steps.push(Step::AwaitMaps);
     steps.push(Step::TakeIds { uid: ids.uid, gid: ids.gid });
