@@ -193,7 +193,7 @@ mod tests {
             (map(1, 10, 5), map(5, 20, 1)),
             (map(1, 10, 5), map(20, 14, 3)),
             (map(5, 20, 1), map(1, 10, 5)),
-            (map(0, 100, 3), map(2, 200, 9)),
+            (map(10, 100, 3), map(12, 200, 9)),
         ] {
             assert_eq!(refused(&[a, b]), IdsError::Meets(b, a));
         }

@@ -268,14 +268,15 @@ fn steps(root: &Path, ids: &Ids, binds: &[Bind], facts: &Facts, processes: u64) 
     for file in &files {
         steps.push(Step::MakeFile(relative(file)?));
     }
+    // Before what is mounted on it, which it would hide.
+    if own_tmp {
+        steps.push(Step::KeepWritable(relative(tmp)?));
+    }
     for (slot, bind) in binds.iter().enumerate() {
         let (target, attributes, nested) = (relative(&bind.target)?, bind.attributes, bind.nested);
         steps.push(Step::Attach { slot, target, attributes, recursive: bind.kind == Kind::Folder, nested });
     }
     steps.push(Step::MountProc);
-    if own_tmp {
-        steps.push(Step::KeepWritable(relative(tmp)?));
-    }
     steps.extend([Step::SealRoot, Step::ChangeRoot]);
     steps.extend([
         Step::Limit(Limit::CoreSize, 0),
