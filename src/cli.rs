@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -244,7 +244,7 @@ impl From<String> for Refused {
 
 impl From<PlanError> for Refused {
     fn from(error: PlanError) -> Refused {
-        let lacks = error.is_lack_of_right();
+        let lacks = error.is_lack();
         Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
     }
 }

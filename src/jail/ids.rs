@@ -135,6 +135,18 @@ impl Ids {
     }
 }
 
+/// Whether a map, as `/proc/PID/uid_map` shows it, has an inner id: whether the id exists in that namespace.
+pub fn covers(map: &str, id: u32) -> bool {
+    let covers = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(inner)), Some(Ok(_)), Some(Ok(count))) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return false;
+        };
+        (inner..inner.saturating_add(count)).contains(&id.into())
+    };
+    map.lines().any(covers)
+}
+
 /// A map as the kernel reads it.
 pub fn text(maps: &[IdMap]) -> String {
     let mut text = String::new();
@@ -181,6 +193,13 @@ mod tests {
         let ids = Ids::new(Caller { may_map: false, ..ROOT }, (1, 1), &[]).unwrap();
         assert_eq!((ids.uid, ids.gid), (NOBODY, NOBODY));
         assert_eq!(text(&ids.uid_map), "65534 0 1\n");
+    }
+
+    #[test]
+    fn ids_of_a_container_are_those_of_its_map() {
+        assert!(covers("         0          0 4294967295\n", NOBODY));
+        assert!(covers("0 1000 1\n1 100000 65534\n", 65534));
+        assert!(!covers("0 1000 1\n", NOBODY) && !covers("", 0) && !covers("x y z\n", 0));
     }
 
     #[test]
