@@ -108,11 +108,11 @@ fn without_a_listener_the_call_fails() {
 #[test]
 fn a_signal_that_ends_the_call_does_not_hide_it() {
     use std::io::{BufRead, BufReader};
-    let text = policy::BUILTIN.replace("\numask: 1\n", "\n");
+    let text = policy::BUILTIN.replace("\ntimes: 1\n", "\n");
     let filter = Filter::new(&compiled(&text, Blocking::Notify), LEAST).unwrap();
     let (silent, _open) = process::pipe().unwrap();
     let (said, theirs) = process::pipe().unwrap();
-    let image = image("/bin/sh", &["-c", "trap : USR1; umask 0; echo left; read line"]);
+    let image = image("/bin/sh", &["-c", "trap : USR1; times >/dev/null; echo left; read line"]);
     let child = clone_process(0, |child| {
         let placed = process::place_fd(child, silent.as_fd(), 0).and(process::place_fd(child, theirs.as_fd(), 1));
         let ready = placed.and_then(|()| process::reset_signals()).and_then(|()| filter.load());
