@@ -48,10 +48,11 @@ enum Command {
 
 const EXIT_STATUS: &str = "Exit status of run:
   the plugin's own  it ended by itself, whatever the guest did before
-  1    the plugin died of a signal, outstayed its second after the shutdown event, or could not be executed
+  1    the plugin died of a signal, made a system call that its policy does not allow, outstayed its second after the
+       shutdown event, or could not be executed
   35   wrong arguments
   70   a system call failed that should not
-  71   this host lacks something: /dev/kvm, a permission, io_uring
+  71   this host lacks something: /dev/kvm, a permission, io_uring, user namespaces
   73   the plugin broke the protocol
   74   the guest ended in an exit that nobody serves
   129, 130, 143
