@@ -79,7 +79,7 @@ impl Prepared {
         match self.let_go(child.pid) {
             Ok(()) => Ok(child),
             // Somebody has killed it: that is how the plugin ended, and no fault of this half.
-            Err(_) if process::ends_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),
+            Err(_) if process::readable_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),
             Err(fault) => {
                 let pidfd = child.pidfd.as_fd();
                 let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL).and_then(|()| process::wait(pidfd).map(drop));
