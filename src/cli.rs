@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -48,10 +48,11 @@ enum Command {
 
 const EXIT_STATUS: &str = "Exit status of run:
   the plugin's own  it ended by itself, whatever the guest did before
-  1    the plugin died of a signal, outstayed its second after the shutdown event, or could not be executed
+  1    the plugin died of a signal, made a system call that its policy does not allow, outstayed its second after the
+       shutdown event, or could not be executed
   35   wrong arguments
   70   a system call failed that should not
-  71   this host lacks something: /dev/kvm, a permission, io_uring
+  71   this host lacks something: /dev/kvm, a permission, io_uring, user namespaces
   73   the plugin broke the protocol
   74   the guest ended in an exit that nobody serves
   129, 130, 143
@@ -248,7 +249,7 @@ impl From<String> for Refused {
 
 impl From<PlanError> for Refused {
     fn from(error: PlanError) -> Refused {
-        let lacks = error.is_lack_of_right();
+        let lacks = error.is_lack();
         Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
     }
 }

@@ -67,7 +67,7 @@ fn reaches_no_process_outside() -> Tested {
 }
 
 fn traces_no_process() -> Tested {
-    let buffer = vec![0u8; 64];
+    let buffer = [0u8; 64];
     let local = [buffer.as_ptr() as u64, 64];
     let remote = [0x40_0000u64, 64];
     for pid in pids() {

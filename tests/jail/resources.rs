@@ -3,11 +3,9 @@
 use std::fs::{self, File};
 use std::io::{BufRead, ErrorKind, Write};
 
-use outboard_plugin::Event;
-
 use crate::around::{CAGED, ends_well, ends_well_unfiltered, open_folder, start, unfiltered};
 use crate::common::guest::real_mode;
-use crate::common::machine::connect;
+use crate::common::machine::{begin, connect};
 use crate::common::suite::{Case, Tested, case};
 use crate::mark;
 use crate::sys;
@@ -45,9 +43,7 @@ fn forks_without_end() -> Tested {
     // The VM is none the worse for it.
     let (mut vm, _memory) = connect(idles())?;
     vm.start()?;
-    let mut vcpu = vm.vcpu(0)?;
-    assert!(matches!(vcpu.wait()?, Event::Init(_)));
-    Ok(())
+    begin(&vm, 0).map(drop).map_err(Into::into)
 }
 
 fn starts_threads_without_end() -> Tested {
@@ -133,7 +129,8 @@ fn leave_daemons() {
                 }
             });
         });
-        child.expect("a child");
+        // It ends when its own child is there.
+        sys::wait(child.expect("a child"));
     }
 }
 
@@ -156,6 +153,8 @@ fn daemons_end_with_the_plugin(case: &Case) -> Tested {
 
 fn leaves_daemons_and_stays() -> Tested {
     leave_daemons();
+    // No filter, not even one that allows everything, lets it take back that it dies with the VMM.
+    sys::refused(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as u64, 0, 0, 0, 0, 0], &[libc::EPERM]);
     sys::become_a_daemon();
     println!("ready");
     loop {
