@@ -6,6 +6,8 @@
 //! - `load`: guests from files, decided as a list of what goes where in memory and how the first vCPU begins.
 //! - `emulate`: completes instructions that KVM's emulator refuses.
 
+pub mod emulate;
+pub mod load;
 pub mod options;
 
 pub use options::Options;
