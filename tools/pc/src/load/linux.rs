@@ -5,7 +5,7 @@ use super::error::LoadError;
 use super::file::File;
 use super::places::{MemoryKind, MemoryRange, Places};
 use super::start::Start;
-use super::{Machine, Piece, Plan, Request, command_line};
+use super::{Machine, Piece, Plan, Request, bios, command_line};
 
 /// Bytes of the boot parameters.
 const PARAMETERS: usize = 4096;
@@ -112,6 +112,7 @@ pub fn load_bzimage(request: &Request, machine: &Machine<'_>) -> Result<Plan, Lo
     };
     let initrd_below = u64::from(parameters.u32(INITRD_ADDR_MAX)) + 1;
     let told = tell(&mut parameters, request, machine, [limit as u64, initrd_below], &mut places, &mut pieces)?;
+    bios::put(machine, &mut places, &mut pieces);
     let start = if version >= WITH_XLOADFLAGS && parameters.u16(XLOADFLAGS) & XLF_KERNEL_64 != 0 {
         Start::long(at + ENTRY_64, told, &mut places, &mut pieces)?
     } else {
@@ -165,6 +166,7 @@ pub fn load_vmlinux(elf: &Elf, request: &Request, machine: &Machine<'_>) -> Resu
     parameters.set(KERNEL_ALIGNMENT, 0x20_0000u32.to_le_bytes());
     let limits = [COMMAND_LINE as u64, INITRD_BELOW];
     let told = tell(&mut parameters, request, machine, limits, &mut places, &mut pieces)?;
+    bios::put(machine, &mut places, &mut pieces);
     let start = Start::long(elf.physical_entry(file)?, told, &mut places, &mut pieces)?;
     Ok(Plan { pieces, start, format: "a Linux kernel in ELF" })
 }

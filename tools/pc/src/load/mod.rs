@@ -4,6 +4,7 @@
 //! says which bytes go where and how the first vCPU begins. The caller copies the [`Piece`]s and sets the registers of
 //! [`Start::registers`].
 
+mod bios;
 mod elf;
 mod error;
 mod file;

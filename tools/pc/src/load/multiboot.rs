@@ -5,7 +5,7 @@ use super::error::LoadError;
 use super::file::File;
 use super::places::{MemoryRange, Places};
 use super::start::Start;
-use super::{Machine, Piece, Plan, Request};
+use super::{Machine, Piece, Plan, Request, bios};
 
 const MAGIC: u32 = 0x1bad_b002;
 /// What the guest finds in EAX.
@@ -98,6 +98,7 @@ pub fn load(header: &Header, request: &Request, machine: &Machine<'_>) -> Result
         what: format!("its entry {entry:#x} lies above 4 GiB"),
     })?;
     let information = inform(request, machine, end, &mut places, &mut pieces)?;
+    bios::put(machine, &mut places, &mut pieces);
     let start = Start::protected(entry, [LOADED, information, 0], &mut places, &mut pieces)?;
     Ok(Plan { pieces, start, format: "a multiboot image" })
 }

@@ -4,7 +4,7 @@ use super::elf::Elf;
 use super::error::LoadError;
 use super::places::{MemoryRange, Places};
 use super::start::Start;
-use super::{Machine, Piece, Plan, Request, command_line};
+use super::{Machine, Piece, Plan, Request, bios, command_line};
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const MAGIC: u32 = 0x336e_c578;
@@ -63,6 +63,7 @@ pub fn load(elf: &Elf, entry: u64, request: &Request, machine: &Machine<'_>) -> 
     info.extend((machine.memory.len() as u32).to_le_bytes());
     info.resize(START_INFO, 0);
     let info = put(info, 8, 0, "the PVH start information")? as u32;
+    bios::put(machine, &mut places, &mut pieces);
     let start = Start::protected(entry, [0, info, 0], &mut places, &mut pieces)?;
     Ok(Plan { pieces, start, format: "a kernel with a PVH entry" })
 }
