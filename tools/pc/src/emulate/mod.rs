@@ -20,6 +20,8 @@ mod ret;
 mod run;
 mod segments;
 mod system;
+#[cfg(test)]
+mod testing;
 mod vector;
 mod x87;
 

@@ -12,6 +12,8 @@ mod linux;
 mod multiboot;
 mod places;
 mod pvh;
+#[cfg(test)]
+mod samples;
 mod start;
 
 pub use error::LoadError;
