@@ -87,6 +87,11 @@ impl IoEvent {
     pub fn fd(&self) -> &EventFd {
         &self.event
     }
+
+    /// The eventfd alone, for a thread that waits for nothing else. The doorbell then stays as long as the VM.
+    pub fn into_fd(self) -> EventFd {
+        self.event
+    }
 }
 
 /// An access that registers ride along with, see [`Connection::set_hint`].

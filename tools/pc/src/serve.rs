@@ -1,0 +1,73 @@
+//! The vCPUs' threads: each takes its vCPU's events and hands them to the bus.
+
+use std::sync::Arc;
+use std::thread;
+
+use outboard_plugin::kvm_bindings::kvm_cpuid_entry2;
+use outboard_plugin::{Error, Event, Registers, Vcpu};
+
+use crate::cpu;
+use crate::ending::{End, Ending};
+use crate::machine::Machine;
+
+/// Sets the registers of a vCPU that has not run.
+pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
+
+/// The registers of processor `id`: its identification, and for the first one what `start` says.
+pub fn begin(supported: Vec<kvm_cpuid_entry2>, cpus: u32, start: Option<Begin>) -> Begin {
+    Arc::new(move |registers| {
+        registers.set_cpuid(&cpu::cpuid(&supported, registers.id(), cpus))?;
+        match &start {
+            Some(start) if registers.id() == 0 => start(registers),
+            _ => Ok(()), // in reset: the first one at the end of the firmware, the others until they are called
+        }
+    })
+}
+
+/// Serves a vCPU until the machine ends.
+pub fn run(vcpu: Vcpu, machine: &Machine, begin: &Begin) {
+    let ending = &machine.ending;
+    match serve(vcpu, machine, begin) {
+        Ok(()) => ending.end(End::Shutdown),
+        Err(error) => ending.end(End::Failed(error.to_string())),
+    }
+}
+
+fn serve(mut vcpu: Vcpu, machine: &Machine, begin: &Begin) -> Result<(), Error> {
+    let (bus, ending) = (&machine.bus, &machine.ending);
+    loop {
+        match vcpu.wait()? {
+            Event::Read(read) => {
+                let access = read.access();
+                let (width, items) = items(access.width, access.length);
+                bus.read(access.space, access.address, width, items, |next| read.answer_items(next));
+            }
+            Event::Write(write) => {
+                let access = write.access();
+                let (width, _) = items(access.width, access.length);
+                bus.write(access.space, access.address, width, write.items());
+                stand_still_at_end(ending);
+            }
+            Event::Posted(write) => {
+                bus.write(write.space, write.address, usize::from(write.length), core::iter::once(write.data));
+            }
+            Event::Init(mut init) => begin(&mut init)?,
+            Event::Shutdown => return Ok(()),
+            _ => {}
+        }
+    }
+}
+
+/// Bytes of an item and number of items.
+fn items(width: u8, length: u32) -> (usize, u64) {
+    let width = usize::from(width).clamp(1, 8);
+    (width, u64::from(length).div_ceil(width as u64))
+}
+
+/// Keeps the guest where it is while the main thread ends the machine: a write that resets or switches off has nothing
+/// behind it.
+fn stand_still_at_end(ending: &Ending) {
+    while ending.ended() {
+        thread::park();
+    }
+}
