@@ -11,7 +11,7 @@ use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
 use kvm_bindings::KVM_CAP_SPLIT_IRQCHIP;
 use outboard_wire::control::{
-    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO,
+    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_POSTED_WRITES, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO,
     SPACE_PORT, SetHint, SetUnclaimed,
 };
 use outboard_wire::limits::MAX_HINT_DETAILS;
@@ -132,6 +132,7 @@ impl Machine {
         let kind = match request.kind {
             RANGE_SYNCHRONOUS => RangeKind::Synchronous,
             RANGE_POSTED => RangeKind::Posted,
+            RANGE_POSTED_WRITES => RangeKind::PostedWrites,
             _ => return Err(Errno(libc::EINVAL)),
         };
         match request.length {

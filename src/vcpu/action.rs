@@ -67,7 +67,8 @@ pub fn decide(exit: &Exit, rules: &Rules) -> Action {
     }
     match rules.ranges.find(access.space, access.address) {
         Some(RangeKind::Synchronous) => Action::Deliver(access),
-        Some(RangeKind::Posted) if access.is_write => Action::Post(access),
+        Some(RangeKind::Posted | RangeKind::PostedWrites) if access.is_write => Action::Post(access),
+        Some(RangeKind::PostedWrites) => Action::Deliver(access),
         _ => Action::Unclaimed(access, rules.unclaimed),
     }
 }
@@ -81,6 +82,7 @@ mod tests {
         let mut rules = Rules { unclaimed: 0xff, ..Rules::default() };
         rules.ranges.reserve(Space::Port, 0x10, 4, RangeKind::Synchronous).unwrap();
         rules.ranges.reserve(Space::Port, 0x20, 4, RangeKind::Posted).unwrap();
+        rules.ranges.reserve(Space::Port, 0x30, 4, RangeKind::PostedWrites).unwrap();
         rules.ranges.reserve(Space::Mmio, 0x1000, 8, RangeKind::Synchronous).unwrap();
         rules
     }
@@ -105,6 +107,12 @@ mod tests {
     fn posted_ranges_take_writes_only() {
         assert!(matches!(decide(&io(Direction::Out, 0x20, 1, 1), &rules()), Action::Post(_)));
         assert!(matches!(decide(&io(Direction::In, 0x20, 1, 1), &rules()), Action::Unclaimed(..)));
+    }
+
+    #[test]
+    fn writes_alone_can_be_posted() {
+        assert!(matches!(decide(&io(Direction::Out, 0x30, 1, 1), &rules()), Action::Post(_)));
+        assert!(matches!(decide(&io(Direction::In, 0x30, 1, 1), &rules()), Action::Deliver(_)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Memory without `--memory`, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
@@ -52,9 +52,43 @@ pub struct Options {
     #[arg(long, value_name = "STRING")]
     pub exit_on: Option<String>,
 
-    /// Give the machine a text display and draw it in the terminal.
+    /// Give the machine a text display and draw it in the terminal; keys go to the keyboard.
     #[arg(long)]
     pub vga: bool,
+
+    /// What the terminal is connected to: the first serial port, or a virtio console beside it.
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Keys::Serial)]
+    pub console: Keys,
+
+    /// Where firmware's messages go that it writes to the debug console, ports 0x402 and 0xe9.
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t = DebugConsole::Off)]
+    pub debug_console: DebugConsole,
+
+    /// Print at the end how often the guest accessed what.
+    #[arg(long)]
+    pub report: bool,
+}
+
+/// What the terminal's keys go to.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// The first serial port.
+    #[default]
+    Serial,
+    /// A virtio console.
+    Virtio,
+}
+
+/// Where the debug console writes.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DebugConsole {
+    /// There is none.
+    #[default]
+    Off,
+    /// Standard output, as the serial port.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// A disk of the machine.

@@ -106,7 +106,7 @@ fn long_mode_takes_the_stack_of_the_task_for_users_and_of_the_gate_for_anybody()
     bench.gate(&cpu, 0x80, CODE64, HANDLER, 3, 14);
     bench.does(&mut cpu, &[0xcd, 0x80]);
     assert_eq!((cpu.regs.rsp, cpu.cpl(), cpu.sregs.ss.selector, cpu.sregs.ss.unusable), (INNER_STACK - 40, 0, 0, 1));
-    assert_eq!(bench.get(cpu.regs.rsp + 32, 8), USER_DATA.into());
+    assert_eq!(bench.get(cpu.regs.rsp + 32, 8), u64::from(USER_DATA));
 
     let mut cpu = kernel;
     bench.put64(TASK + 0x24 + 8, 0xa000);

@@ -51,8 +51,8 @@ fn wait_looks_at_the_task_switch_and_at_pending_errors() {
     bench.does(&mut cpu, &[0x9b]);
     assert_eq!(cpu.regs.rip, CODE + 1);
     let switched = |_: &mut Bench, cpu: &mut Cpu| cpu.sregs.cr0 |= cr0::MP | cr0::TS;
-    assert_eq!(exception(&[0x9b], switched), vector::NO_DEVICE.into());
-    assert_eq!(exception(&[0x9b], |bench, _| bench.fpu.fsw = 0x80), vector::X87.into());
+    assert_eq!(exception(&[0x9b], switched), u64::from(vector::NO_DEVICE));
+    assert_eq!(exception(&[0x9b], |bench, _| bench.fpu.fsw = 0x80), u64::from(vector::X87));
 }
 
 #[test]

@@ -82,6 +82,12 @@ pub enum LoadError {
         /// The file.
         name: String,
     },
+    /// A format that there is not.
+    #[error(
+        "cannot load a kernel by the format {0:?}: there are detect, multiboot, linux, pvh, and for a flat binary its address, \
+         such as 0x7c00"
+    )]
+    Format(String),
     /// The file is not what it was said to be.
     #[error("cannot load {name} as {wanted}: it is not one")]
     NotThat {

@@ -16,6 +16,8 @@ mod pvh;
 mod samples;
 mod start;
 
+use core::str::FromStr;
+
 pub use error::LoadError;
 pub use file::{File, MAX_FILE};
 pub use places::{MemoryKind, MemoryRange};
@@ -39,6 +41,28 @@ pub enum Format {
     /// The file as it is, at this address, which is where it begins: in real mode if it lies in the first MiB, else in
     /// protected mode without paging.
     Flat(u64),
+}
+
+impl FromStr for Format {
+    type Err = LoadError;
+
+    /// By name, or by the address of a flat binary.
+    fn from_str(word: &str) -> Result<Format, LoadError> {
+        let unknown = || LoadError::Format(word.to_owned());
+        Ok(match word {
+            "detect" => Format::Detect,
+            "multiboot" => Format::Multiboot,
+            "linux" => Format::Linux,
+            "pvh" => Format::Pvh,
+            _ => {
+                let parsed = match word.strip_prefix("0x") {
+                    Some(digits) => u64::from_str_radix(digits, 16),
+                    None => word.parse(),
+                };
+                Format::Flat(parsed.map_err(|_| unknown())?)
+            }
+        })
+    }
 }
 
 /// A file that comes along with the kernel.

@@ -157,6 +157,21 @@ fn a_flat_binary_begins_where_it_lies() {
 }
 
 #[test]
+fn formats_have_names_or_addresses() {
+    let formats = [("detect", Format::Detect), ("linux", Format::Linux), ("0x7c00", Format::Flat(0x7c00))];
+    for (word, format) in formats.into_iter().chain([("4096", Format::Flat(4096)), ("pvh", Format::Pvh)]) {
+        assert_eq!(word.parse::<Format>().unwrap(), format);
+    }
+    for wrong in ["", "elf", "0x", "0xg", "-1", "0x1ffffffffffffffff"] {
+        let said = wrong.parse::<Format>().unwrap_err().to_string();
+        assert!(
+            said.starts_with(&format!("cannot load a kernel by the format {wrong:?}: there are detect, ")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn files_of_no_known_kind_are_refused() {
     assert_eq!(refused(&request(b"")), "cannot load kernel: it is empty");
     let unknown = "it is neither a multiboot image, a Linux bzImage nor a kernel in ELF with a PVH or 64-bit entry; say an \
