@@ -1,5 +1,8 @@
 //! The command line: words in, an exit status out.
 
+mod pc;
+mod policy;
+
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -33,9 +36,17 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(pc::PcArgs),
+    /// Check, compile and show seccomp policies of plugins.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -103,12 +114,19 @@ struct RunArgs {
     /// Say more on standard error: -v the end report and what happens, -vv also each step.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// The words with which the executable starts itself as the plugin of the PC, if it shall.
+    #[arg(skip)]
+    pc: Option<Vec<OsString>>,
 }
 
 /// Carries the command line out; returns the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Pc(args) }) => pc::main(args),
+        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
+        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -142,7 +160,7 @@ fn run(args: &RunArgs) -> u8 {
 /// Prints what the user wants to know of a run.
 fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
-    let embedded = args.plugin.is_none();
+    let embedded = args.plugin.is_none() && args.pc.is_none();
     if status != 0 || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
@@ -165,12 +183,13 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
             validate_program(path).map_err(|error| error.to_string())?;
             (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
         }
+        None if args.pc.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
         None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned()),
     };
-    for param in &args.params {
+    for param in args.pc.iter().flatten().chain(&args.params) {
         argv.push(c_string(param.as_bytes())?);
     }
     Ok(Settings {

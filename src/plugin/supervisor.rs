@@ -14,11 +14,11 @@ use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, 
 use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
-use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
-use crate::sys::process::InChild;
+use crate::sys::process::{ExitStatus, InChild};
 use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
@@ -93,6 +93,10 @@ pub struct Report {
 /// exits closes its sockets a moment before its end can be seen.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long a plugin that has ended is listened to. All that it sent is there already and comes with the next turns of the
+/// loop; this is for the case that somebody else holds its sockets open.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
 /// Sources of completions that are no connections.
 mod source {
     use outboard_wire::limits::MAX_CONNECTIONS;
@@ -102,6 +106,7 @@ mod source {
     pub const VCPUS: u32 = SIGNALS + 2;
     pub const DEADLINE: u32 = SIGNALS + 3;
     pub const GRACE: u32 = SIGNALS + 4;
+    pub const LAST_WORDS: u32 = SIGNALS + 5;
 }
 
 struct Supervisor {
@@ -109,6 +114,8 @@ struct Supervisor {
     lifecycle: Lifecycle,
     process: PluginProcess,
     process_fd: Arc<OwnedFd>,
+    /// How the process ended, while what it sent before is still being read.
+    ended: Option<ExitStatus>,
     signals: SignalFd,
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
@@ -141,6 +148,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         events,
         lifecycle: Lifecycle::new(),
         process,
+        ended: None,
         signals,
         connections: Connections::default(),
         host,
@@ -230,7 +238,9 @@ impl Supervisor {
                     // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
                     // ended with comes first.
                     self.stop_vcpus()?;
-                    self.step(Input::ProcessEnded(status))
+                    self.ended = Some(status);
+                    self.events.timer(LAST_WORDS, self::token(source::LAST_WORDS)).map_err(StartError::Events)?;
+                    self.no_more_words(self.connections.len() == 0)
                 }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
@@ -241,6 +251,7 @@ impl Supervisor {
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
+            source::LAST_WORDS => self.no_more_words(true),
             _ => self.connection(token, event),
         }
     }
@@ -296,6 +307,11 @@ impl Supervisor {
                 turn
             }
             Event::Sent => self.replied(token),
+            // The plugin does not listen any more, which does not mean that it has said nothing. ECONNRESET comes once, ahead
+            // of what it said, if it left something unread.
+            Event::Failed { operation: Operation::Send, .. } | Event::Failed { errno: Errno(libc::ECONNRESET), .. } => {
+                self.replied(token)
+            }
             Event::Closed | Event::Failed { .. } => self.disconnected(token),
             _ => Ok(()),
         }
@@ -307,7 +323,16 @@ impl Supervisor {
         if self.connections.len() == 0 && alive {
             self.events.timer(GRACE, self::token(source::GRACE)).map_err(StartError::Events)?;
         }
-        Ok(())
+        self.no_more_words(self.connections.len() == 0)
+    }
+
+    /// Concludes a run whose plugin has ended, once all is read that it sent: a plugin that breaks the protocol and exits in
+    /// the same moment broke the protocol.
+    fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
+        match self.ended {
+            Some(status) if all_read => self.step(Input::ProcessEnded(status)),
+            _ => Ok(()),
+        }
     }
 
     /// The last connection has been closed for a while, and the plugin still lives.
@@ -335,6 +360,9 @@ impl Supervisor {
             Ok(accepted) => accepted,
             Err(error) => return self.refuse_frame(token, &error),
         };
+        if self.ended.is_some() {
+            return self.replied(token);
+        }
         match (Kind::from_number(header.kind), greeted) {
             (Some(Kind::Hello), false) => self.hello(token, &header, body),
             (_, false) => self.step(Input::Violation("it made a request before it said hello".into())),
@@ -419,7 +447,7 @@ impl Supervisor {
         self.events.send(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
     }
 
-    /// A reply with descriptors is on its way: waits for the next request of its connection.
+    /// A reply with descriptors is on its way, or cannot be given: waits for the next request of its connection.
     fn replied(&mut self, token: Token) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let socket = Arc::clone(&connection.socket);

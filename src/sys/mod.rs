@@ -16,7 +16,9 @@ pub mod memfd;
 pub mod message;
 pub mod process;
 pub mod rlimit;
+pub mod seccomp;
 pub mod signal;
+pub mod terminal;
 pub mod tun;
 pub mod uring;
 

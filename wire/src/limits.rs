@@ -6,7 +6,7 @@
 pub const VERSION_MAJOR: u16 = 1;
 
 /// Minor version of the protocol. A VMM serves plugins of its own or an older minor.
-pub const VERSION_MINOR: u16 = 0;
+pub const VERSION_MINOR: u16 = 1;
 
 /// Bytes of the largest control message, header included. A longer message is a breach of the protocol.
 pub const MAX_FRAME: usize = 4096;

@@ -38,10 +38,13 @@ pub mod event_kind {
     pub const IOAPIC_EOI: u8 = 14;
     /// The VM as a whole shall do something: `KVM_SYSTEM_EVENT_*`, up to 16 words of data.
     pub const SYSTEM: u8 = 15;
+    /// KVM cannot emulate an instruction: bytes of it that KVM read, and those bytes in two words. General, segment and
+    /// control registers ride along. The answer may give up, which ends the VM.
+    pub const EMULATION_FAILURE: u8 = 16;
 }
 
 /// The highest of the [`event_kind`]s.
-pub const LAST_EVENT_KIND: u8 = event_kind::SYSTEM;
+pub const LAST_EVENT_KIND: u8 = event_kind::EMULATION_FAILURE;
 
 /// Answer kinds, the low byte of [`AnswerLine::head`].
 pub mod answer_kind {

@@ -190,9 +190,9 @@ impl VmmEnd {
 
     #[inline]
     fn wait_until<T>(&mut self, cpu: u32, stop: &AtomicU32, ready: impl Ready<T>) -> Result<T, Ended> {
-        let start = clock::now();
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
+        let start = if spin { clock::now() } else { 0 };
         if spin {
             let (result, looked) = self.spin(start, budget, stop, &ready);
             self.limit.leave();
