@@ -11,6 +11,7 @@ use outboard_plugin::{EventFd, Space};
 use crate::acpi;
 use crate::bus::{Bus, Bytewise, Device, Shared, lock};
 use crate::console::output::Output;
+use crate::device::ata::{self, EmptyChannel};
 use crate::device::cmos::{self, Cmos};
 use crate::device::debug::{DebugConsole, DebugExit};
 use crate::device::fw_cfg::{self, FwCfg, key};
@@ -116,6 +117,10 @@ impl Machine {
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);
         let control: Shared = Arc::new(Mutex::new(Bytewise(SystemControl::new(ending.clone()))));
         bus.add("port 92", Space::Port, 0x92..0x93, Synchronous, &control);
+        let channels: Shared = Arc::new(Mutex::new(Bytewise(EmptyChannel)));
+        for ports in ata::PORTS {
+            bus.add("ATA channel", Space::Port, ports, PostedWrites, &channels);
+        }
         let about = cmos::About { low: memory.low(), high: memory.high(), cpus };
         add_clock(&mut bus, Cmos::new(about, host.irq(CLOCK_IRQ)?, cmos::host_time))?;
         add_pci(&mut bus, ending, firmware.is_none());
