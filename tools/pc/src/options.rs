@@ -27,15 +27,15 @@ pub struct Options {
     pub kernel: Option<PathBuf>,
 
     /// What the kernel is: detect, multiboot, linux, pvh, or an address such as 0x7c00 for a flat binary.
-    #[arg(long, value_name = "FORMAT", requires = "kernel", default_value = "detect")]
+    #[arg(long, value_name = "FORMAT", conflicts_with = "firmware", default_value = "detect")]
     pub format: String,
 
     /// Initial RAM disk, or a multiboot module; repeatable. Words behind the file's name are the module's command line.
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", conflicts_with = "firmware")]
     pub initrd: Vec<OsString>,
 
     /// Command line of the kernel.
-    #[arg(long, value_name = "WORDS", requires = "kernel", allow_hyphen_values = true)]
+    #[arg(long, value_name = "WORDS", conflicts_with = "firmware", allow_hyphen_values = true)]
     pub append: Option<String>,
 
     /// Virtio disk from a file; with `,ro` behind its name the guest cannot write; repeatable.
