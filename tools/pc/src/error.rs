@@ -5,12 +5,17 @@ use std::path::PathBuf;
 
 use outboard_plugin::Error;
 
+use crate::load::LoadError;
+
 /// Why the machine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum PcError {
     /// The VMM or the SDK says no.
     #[error(transparent)]
     Plugin(#[from] Error),
+    /// A kernel cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
     /// Guest memory cannot be mapped.
     #[error("cannot map the guest's memory: {0}")]
     MapMemory(io::Error),

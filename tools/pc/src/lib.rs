@@ -10,7 +10,7 @@
 //! - `acpi`: the tables that tell the guest of the devices.
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
-//! - `memory`, `firmware`, `cpu`: what the guest finds at its first instruction.
+//! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
 //! - `host`: what the machine asks of whoever runs the VM.
 //! - [`options`]: the command line, and the files that the plugin's cage has to show.
 
@@ -19,10 +19,13 @@ mod bus;
 mod console;
 mod cpu;
 mod device;
+pub mod emulate;
 mod ending;
 mod error;
 mod firmware;
 mod host;
+mod kernel;
+pub mod load;
 mod machine;
 mod memory;
 pub mod options;

@@ -31,6 +31,8 @@ use crate::error::PcError;
 use crate::firmware;
 use crate::host::Access::{PostedWrites, Synchronous};
 use crate::host::{Host, Irq};
+use crate::kernel;
+use crate::load::Start;
 use crate::memory::Memory;
 use crate::options::{Keys, Options};
 
@@ -58,6 +60,8 @@ pub struct Machine {
     pub memory: Memory,
     /// Devices by address.
     pub bus: Bus,
+    /// How the first vCPU begins, if it is not as a processor that comes out of reset.
+    pub start: Option<Start>,
     /// The ACPI tables.
     pub tables: acpi::Tables,
     /// The first serial port.
@@ -138,12 +142,13 @@ impl Machine {
             virtio_console = Some((input, Arc::clone(&doorbells[console::RECEIVE])));
         }
         let tables = acpi::Tables::new(&acpi::About { cpus, virtio: virtio.devices });
+        let start = kernel::load(options, &memory, &tables)?;
         add_fw_cfg(&mut bus, fw_cfg(&memory, cpus, options, &tables));
         for (space, range, access) in bus.reservations() {
             host.reserve(space, range, access)?;
         }
         let ending = ending.clone();
-        Ok(Machine { memory, bus, tables, serial, keyboard, vga, virtio_console, ending })
+        Ok(Machine { memory, bus, start, tables, serial, keyboard, vga, virtio_console, ending })
     }
 }
 

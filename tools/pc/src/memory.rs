@@ -13,10 +13,12 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use outboard_plugin::{GuestMemory, Region};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _};
 
+use crate::emulate::PhysicalMemory;
 use crate::error::PcError;
 use crate::host::Host;
 
@@ -42,6 +44,8 @@ pub struct Memory {
     high: u64,
     ram: GuestMemory,
     map: Map,
+    /// The firmware below 4 GiB, if there is one.
+    rom: OnceLock<GuestMemory>,
 }
 
 impl Memory {
@@ -70,7 +74,7 @@ impl Memory {
             host.add_memory(&ram, region)?;
         }
         let map = map(&ram, &regions)?;
-        Ok(Memory { low, high, ram, map })
+        Ok(Memory { low, high, ram, map, rom: OnceLock::new() })
     }
 
     /// RAM as devices see it.
@@ -113,7 +117,42 @@ impl Memory {
         let region = Region { start: FOUR_GIB - rom.len(), length: rom.len(), read_only: true, ..Region::default() };
         host.add_memory(&rom, &region)?;
         let shown = rom.len().min(SHADOW);
-        self.write(MIB - shown, &image[image.len() - shown as usize..])
+        self.write(MIB - shown, &image[image.len() - shown as usize..])?;
+        // A machine has one firmware.
+        let _ = self.rom.set(rom);
+        Ok(())
+    }
+
+    /// Where in the memfd an address of RAM lies.
+    fn offset(&self, address: u64, length: u64) -> Option<u64> {
+        let (region, within) = self.map.to_region_addr(GuestAddress(address))?;
+        if within.0 + length > region.len() {
+            return None;
+        }
+        Some(if address < FOUR_GIB { address } else { self.low + (address - FOUR_GIB) })
+    }
+}
+
+impl PhysicalMemory for Memory {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+        if self.map.read_slice(bytes, GuestAddress(address)).is_ok() {
+            return true;
+        }
+        let Some(rom) = self.rom.get() else { return false };
+        let start = FOUR_GIB - rom.len();
+        address >= start && rom.read(address - start, bytes).is_ok()
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        Memory::write(self, address, bytes).is_ok()
+    }
+
+    fn compare_exchange(&self, address: u64, current: u64, new: u64) -> Option<u64> {
+        self.ram.compare_exchange(self.offset(address, 8)?, current, new).ok()
+    }
+
+    fn compare_exchange_16(&self, address: u64, current: u128, new: u128) -> Option<u128> {
+        self.ram.compare_exchange_16(self.offset(address, 16)?, current, new).ok()
     }
 }
 

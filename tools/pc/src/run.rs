@@ -13,6 +13,7 @@ use crate::console::raw::Raw;
 use crate::console::screen::{SCREEN, Screen};
 use crate::ending::{End, Ending};
 use crate::error::PcError;
+use crate::kernel;
 use crate::machine::Machine;
 use crate::memory::DISPLAY;
 use crate::options::{DebugConsole, Keys, Options};
@@ -47,7 +48,8 @@ fn run(options: &Options) -> Result<End, PcError> {
     let cpus = vm.vcpu_count();
     let machine = Machine::new(&mut vm, options, cpus, &output, debug(options, &output), &ending)?;
     vm.set_unclaimed(0xff)?;
-    let begin = serve::begin(vm.supported_cpuid()?, cpus, None);
+    let begin = serve::begin(vm.supported_cpuid()?, cpus, machine.start.map(kernel::begin));
+    serve::ask_for_refused_instructions(&mut vm)?;
     let machine = Arc::new(machine);
     let vcpus = (0..cpus).map(|id| vm.vcpu(id)).collect::<Result<Vec<_>, _>>()?;
     for vcpu in vcpus {

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::thread;
 
 use outboard_plugin::kvm_bindings::kvm_cpuid_entry2;
-use outboard_plugin::{Error, Event, Registers, Vcpu};
+use outboard_plugin::{Connection, Error, Event, Exit, Exits, Registers, Vcpu};
 
 use crate::cpu;
+use crate::emulate::{self, Completion};
 use crate::ending::{End, Ending};
 use crate::machine::Machine;
+
+/// `KVM_CAP_EXIT_ON_EMULATION_FAILURE` of linux/kvm.h.
+const EXIT_ON_EMULATION_FAILURE: u32 = 204;
 
 /// Sets the registers of a vCPU that has not run.
 pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
@@ -22,6 +26,17 @@ pub fn begin(supported: Vec<kvm_cpuid_entry2>, cpus: u32, start: Option<Begin>) 
             _ => Ok(()), // in reset: the first one at the end of the firmware, the others until they are called
         }
     })
+}
+
+/// Has the VMM tell of the instructions that KVM cannot emulate, where it can.
+///
+/// # Errors
+/// Those of the connection.
+pub fn ask_for_refused_instructions(vm: &mut Connection) -> Result<(), Error> {
+    match vm.check_extension(EXIT_ON_EMULATION_FAILURE)? {
+        0 => Ok(()),
+        _ => vm.subscribe(Exits::EMULATION_FAILURES, &[]),
+    }
 }
 
 /// Serves a vCPU until the machine ends.
@@ -52,6 +67,11 @@ fn serve(mut vcpu: Vcpu, machine: &Machine, begin: &Begin) -> Result<(), Error> 
                 bus.write(write.space, write.address, usize::from(write.length), core::iter::once(write.data));
             }
             Event::Init(mut init) => begin(&mut init)?,
+            Event::Exit(exited) if matches!(exited.exit(), Exit::EmulationFailure { .. }) => {
+                if let Completion::Refused(refusal) = emulate::complete(exited, &machine.memory)? {
+                    ending.end(End::Failed(refusal.to_string()));
+                }
+            }
             Event::Shutdown => return Ok(()),
             _ => {}
         }

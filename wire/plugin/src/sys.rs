@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use core::arch::asm;
 use core::ops::Deref;
 use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -96,10 +97,51 @@ impl Words {
         Ok(Words { map: MmapOptions::new().len(length).map_raw(fd.as_raw_fd())? })
     }
 
+    /// Replaces the words `index` and `index + 1` in one step if they have this value, the first one being the low half.
+    /// Returns what they had; `None` on a processor that cannot do this.
+    ///
+    /// # Panics
+    /// If the index is odd or behind the last pair.
+    pub fn compare_exchange_16(&self, index: usize, current: u128, new: u128) -> Option<u128> {
+        assert!(index.is_multiple_of(2) && index < self.len());
+        if !is_x86_feature_detected!("cmpxchg16b") {
+            return None;
+        }
+        let place = self.map.as_mut_ptr().cast::<u128>();
+        // SAFETY: the place is within the mapping and aligned to 16 bytes, because the mapping is page-aligned and of whole
+        // pages and the index is even and inside (asserted above); the processor has the instruction (asked above). Others
+        // meet this memory by atomic accesses only.
+        Some(unsafe { exchange_16(place.add(index / 2), current, new) })
+    }
+
     /// The first byte.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
+}
+
+/// `LOCK CMPXCHG16B`: `core::arch` has it, but calls a library function for it where the instruction may not be counted on.
+///
+/// # Safety
+/// The processor has the instruction; the place is valid for reads and writes, aligned to 16 bytes, and met by atomic accesses
+/// only.
+unsafe fn exchange_16(place: *mut u128, current: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (current as u64, (current >> 64) as u64);
+    // SAFETY: the caller promises what the instruction needs. RBX, which the compiler keeps for itself, is put back.
+    unsafe {
+        asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") place,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 impl Deref for Words {

@@ -1,0 +1,144 @@
+//! From bytes to the end of an instruction: what is decoded, what becomes an exception, what is refused.
+
+use super::super::cpu::flag;
+use super::super::testing::*;
+use super::*;
+
+#[test]
+fn the_bytes_that_kvm_gives_are_taken_before_memory() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    cpu.regs.rbx = 7;
+    execute(&mut cpu, &mut bench, &[0xf3, 0x48, 0x0f, 0xb8, 0xc3, 0x90]).unwrap();
+    assert_eq!((cpu.regs.rax, cpu.regs.rip), (3, CODE + 5));
+    // Too few of them: memory has the rest.
+    bench.put(CODE + 5, &[0xf3, 0x48, 0x0f, 0xb8, 0xc3]);
+    cpu.regs.rbx = 1;
+    execute(&mut cpu, &mut bench, &[0xf3, 0x48]).unwrap();
+    assert_eq!((cpu.regs.rax, cpu.regs.rip), (1, CODE + 10));
+}
+
+#[test]
+fn an_instruction_may_cross_pages_and_end_before_the_next() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    // Small pages, of which the second one is missing.
+    bench.put64(TABLES + 0x2000, TABLES + 0x3000 + 7);
+    for page in 0..256 {
+        bench.put64(TABLES + 0x3000 + 8 * page, page << 12 | 7);
+    }
+    bench.put64(TABLES + 0x3000 + 8 * 6, 0);
+    cpu.regs.rip = 0x5ffb;
+    cpu.regs.rbx = 3;
+    bench.put(0x5ffb, &[0xf3, 0x48, 0x0f, 0xb8, 0xc3]);
+    execute(&mut cpu, &mut bench, &[]).unwrap();
+    assert_eq!((cpu.regs.rax, cpu.regs.rip), (2, 0x6000));
+    // One byte later it goes on in the missing page.
+    cpu.regs.rip = 0x5ffc;
+    bench.put(0x5ffc, &[0xf3, 0x48, 0x0f, 0xb8]);
+    bench.gate(&cpu, 14, CODE64, 0x7000, 0, 14);
+    execute(&mut cpu, &mut bench, &[]).unwrap();
+    assert_eq!((cpu.regs.rip, cpu.sregs.cr2), (0x7000, 0x6000));
+    assert_eq!(bench.get(cpu.regs.rsp + 8, 8), 0x5ffc, "it is begun once more");
+}
+
+#[test]
+fn bytes_that_are_no_instruction_give_the_guest_an_exception() {
+    for code in [&[0x0f, 0x0b][..], &[0x0f, 0xff, 0xc0], &[0xf0, 0x90]] {
+        let mut bench = Bench::new();
+        let mut cpu = long(&mut bench);
+        bench.gate(&cpu, 6, CODE64, 0x7000, 0, 14);
+        bench.does(&mut cpu, code);
+        assert_eq!((cpu.regs.rip, bench.get(cpu.regs.rsp, 8)), (0x7000, CODE), "{code:x?}");
+        assert_ne!(bench.get(cpu.regs.rsp + 16, 8) & flag::RF, 0, "the pushed flags");
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_named_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    let before = cpu;
+    let refusal = bench.step(&mut cpu, &[0x62, 0xf1, 0x75, 0x48, 0xef, 0xc2]).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "cannot carry out the instruction vpxord zmm0,zmm1,zmm2 (62 f1 75 48 ef c2) at address 0x1000, which KVM refuses: it is \
+         not among those that are carried out here"
+    );
+    assert_eq!(cpu, before);
+}
+
+#[test]
+fn memory_that_is_not_there_is_named() {
+    let mut bench = Bench::new();
+    let mut cpu = protected(&mut bench);
+    cpu.regs.rbx = 0xfee0_0000;
+    let refusal = bench.step(&mut cpu, &[0xf3, 0x0f, 0xb8, 0x03]).unwrap_err();
+    assert_eq!(refusal.why, Why::NoMemory(0xfee0_0000));
+    assert_eq!(refusal.instruction, "popcnt eax,[ebx]");
+    cpu.regs.rip = 0xfee0_0000;
+    let refusal = execute(&mut cpu, &mut bench, &[]).unwrap_err();
+    assert_eq!((refusal.why, refusal.bytes.len()), (Why::NoCode, 0));
+}
+
+#[test]
+fn a_page_fault_reaches_its_handler_with_code_and_address() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    bench.gate(&cpu, 14, CODE64, 0x7000, 0, 14);
+    cpu.regs.rbx = 0x4000_0000;
+    bench.does(&mut cpu, &[0xf3, 0x48, 0x0f, 0xb8, 0x03]); // popcnt rax, [rbx]
+    assert_eq!((cpu.regs.rip, cpu.sregs.cr2), (0x7000, 0x4000_0000));
+    assert_eq!((bench.get(cpu.regs.rsp, 8), bench.get(cpu.regs.rsp + 8, 8)), (0, CODE));
+}
+
+#[test]
+fn two_faults_become_a_double_fault_and_three_end_it() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    bench.gate(&cpu, 8, CODE64, 0x7800, 0, 14);
+    // The gate of page faults names a selector that is none.
+    bench.gate(&cpu, 14, 0x100, 0x7000, 0, 14);
+    cpu.regs.rbx = 0x4000_0000;
+    let before = cpu;
+    bench.does(&mut cpu, &[0xf3, 0x48, 0x0f, 0xb8, 0x03]);
+    assert_eq!((cpu.regs.rip, bench.get(cpu.regs.rsp, 8)), (0x7800, 0));
+    cpu = before;
+    cpu.sregs.idt.limit = 0;
+    let before = cpu;
+    let refusal = bench.step(&mut cpu, &[0xf3, 0x48, 0x0f, 0xb8, 0x03]).unwrap_err();
+    assert!(matches!(refusal.why, Why::Nested(_)), "{refusal}");
+    assert_eq!(cpu, before);
+}
+
+#[test]
+fn a_benign_exception_gives_way_to_the_one_behind_it() {
+    let page = Exception { vector: 14, code: Some(0), address: Some(0) };
+    let undefined = Exception::INVALID_OPCODE;
+    assert_eq!(after(undefined, page), page);
+    assert_eq!(after(Exception::PROTECTION, page), page);
+    assert_eq!(after(page, page), DOUBLE_FAULT);
+    assert_eq!(after(page, Exception::PROTECTION), DOUBLE_FAULT);
+    assert_eq!(after(Exception::PROTECTION, Exception::coded(11, 0)), DOUBLE_FAULT);
+}
+
+#[test]
+fn a_single_step_ends_behind_the_instruction() {
+    let mut bench = Bench::new();
+    let mut cpu = long(&mut bench);
+    bench.gate(&cpu, 1, CODE64, 0x7000, 0, 14);
+    cpu.set_flag(flag::TF, true);
+    bench.does(&mut cpu, &[0xf3, 0x48, 0x0f, 0xb8, 0xc3]);
+    assert_eq!((cpu.regs.rip, bench.get(cpu.regs.rsp, 8), bench.steps), (0x7000, CODE + 5, 1));
+    assert_eq!(bench.get(cpu.regs.rsp + 16, 8) & (flag::RF | flag::TF), flag::TF);
+    assert!(!cpu.has(flag::TF));
+}
+
+#[test]
+fn the_instruction_pointer_stays_within_its_width() {
+    let mut bench = Bench::new();
+    let mut cpu = real();
+    cpu.regs.rip = 0xfffc;
+    bench.does(&mut cpu, &[0xf3, 0x0f, 0xb8, 0xc3]); // popcnt ax, bx
+    assert_eq!(cpu.regs.rip, 0);
+}
