@@ -1,22 +1,26 @@
 //! `outboard pc`: this executable runs the VM and, a second time, is its plugin.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use clap::Args;
 
-use super::RunArgs;
+use super::{JailArgs, RunArgs};
 use crate::config;
 use crate::machine::IrqChip;
 use crate::plugin::Affinity;
-use crate::plugin::lifecycle::status;
+use crate::plugin::process::FIRST_FILE;
 use crate::sys::terminal;
-use outboard_pc::Options;
+use outboard_pc::options::{Opened, Options};
 use outboard_wire::spin::SpinMode;
 
 /// The hidden command of the plugin.
 pub const EMBEDDED: &str = "embedded-pc";
 /// Most processors of a PC.
 const MAX_CPUS: i64 = 64;
+/// Exit status when something failed that has nothing to do with the VM.
+const FAILED: u8 = 1;
 
 /// What `outboard pc` takes.
 #[derive(Args)]
@@ -38,9 +42,8 @@ pub struct PcArgs {
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = config::spin)]
     spin: SpinMode,
 
-    /// Run the devices with all the rights of the caller, for debugging.
-    #[arg(long)]
-    disable_sandbox: bool,
+    #[command(flatten)]
+    jail: JailArgs,
 
     /// Print the VMM's end report as one line of JSON on standard output.
     #[arg(long)]
@@ -67,16 +70,49 @@ Exit status of pc:
 pub struct PluginArgs {
     #[command(flatten)]
     options: Options,
+
+    /// The files lie open, as descriptors from this number on.
+    #[arg(long, value_name = "N")]
+    files_from: Option<i32>,
+}
+
+/// The plugin: its command line, and what it finds open. The jail makes it somebody who has no right to files of the
+/// user, so that they are opened before.
+pub struct Plugin {
+    /// Words behind the program's name.
+    pub words: Vec<OsString>,
+    /// The files.
+    pub files: Vec<Arc<OwnedFd>>,
+    names: Vec<String>,
+}
+
+impl Plugin {
+    fn new(options: &Options) -> Result<Plugin, String> {
+        let files = options.open_files()?.into_iter().map(|file| Arc::new(file.into())).collect();
+        let mut words = vec![OsString::from(EMBEDDED), format!("--files-from={FIRST_FILE}").into()];
+        words.extend(options.words());
+        let name = |file: &Opened| {
+            format!("{} ({})", file.path.display(), if file.writable { "writable" } else { "read-only" })
+        };
+        Ok(Plugin { words, files, names: options.files().iter().map(name).collect() })
+    }
+
+    /// The files, one a line.
+    pub fn explain(&self) -> String {
+        let numbered = (FIRST_FILE..).zip(&self.names);
+        numbered.map(|(number, name)| format!("descriptor {number:<63}{name}\n")).collect()
+    }
 }
 
 /// Runs the PC; the exit status.
 pub fn main(mut args: PcArgs) -> u8 {
-    if let Err(error) = args.options.make_absolute() {
-        super::say(&format!("cannot tell where the files are: {error}"));
-        return status::INTERNAL;
-    }
-    let mut words = vec![OsString::from(EMBEDDED)];
-    words.extend(args.options.words());
+    let plugin = match args.options.make_absolute().and_then(|()| Plugin::new(&args.options)) {
+        Ok(plugin) => plugin,
+        Err(said) => {
+            super::say(&format!("pc: {said}"));
+            return FAILED;
+        }
+    };
     let run = RunArgs {
         plugin: None,
         params: Vec::new(),
@@ -88,10 +124,10 @@ pub fn main(mut args: PcArgs) -> u8 {
         netmask: None,
         mac: None,
         tap_fd: Vec::new(),
-        disable_sandbox: args.disable_sandbox,
+        jail: args.jail,
         json: args.json,
         verbose: args.verbose,
-        pc: Some(words),
+        pc: Some(plugin),
     };
     // The plugin puts the terminal back itself, unless it is killed.
     let terminal = terminal::Mode::of_standard_input();
@@ -102,5 +138,5 @@ pub fn main(mut args: PcArgs) -> u8 {
 
 /// Is the plugin; the exit status.
 pub fn plugin(args: &PluginArgs) -> u8 {
-    outboard_pc::main(&args.options)
+    outboard_pc::main(&args.options, args.files_from)
 }

@@ -17,7 +17,7 @@ pub use assembler::{AssembleError, Assembler, Label, Target};
 pub use check::{Flaw, check};
 pub use listing::listing;
 pub use opcode::Test;
-pub use raw::{RawError, from_bytes, to_bytes};
+pub use raw::{RawError, from_bytes, replace_answers, to_bytes};
 pub use simulate::{Stuck, simulate};
 
 /// Most instructions of a program (`BPF_MAXINSNS`, `linux/bpf_common.h`).

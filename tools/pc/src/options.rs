@@ -1,12 +1,14 @@
 //! The command line of the machine: what `outboard pc` and the plugin itself take.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+
+use crate::files;
 
 /// Memory without `--memory`, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
@@ -93,12 +95,12 @@ pub enum DebugConsole {
     Stderr,
 }
 
-/// A file that the plugin opens.
+/// A file that the machine is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// The file, by absolute path.
     pub path: PathBuf,
-    /// The plugin writes to it.
+    /// The machine writes to it.
     pub writable: bool,
 }
 
@@ -106,8 +108,8 @@ impl Options {
     /// Makes every path absolute, so that the words mean the same in another folder.
     ///
     /// # Errors
-    /// The current folder is gone.
-    pub fn make_absolute(&mut self) -> io::Result<()> {
+    /// The current folder is gone: a sentence.
+    pub fn make_absolute(&mut self) -> Result<(), String> {
         for path in self.firmware.iter_mut().chain(&mut self.kernel) {
             *path = absolute(path)?;
         }
@@ -123,7 +125,18 @@ impl Options {
         Ok(())
     }
 
-    /// The files that the plugin opens: what its cage has to show.
+    /// Opens the files of [`Options::files`], for a plugin that cannot.
+    ///
+    /// # Errors
+    /// The first one that cannot be opened, or is of no kind that can be used: a sentence.
+    pub fn open_files(&self) -> Result<Vec<File>, String> {
+        self.files()
+            .iter()
+            .map(|file| files::open(&file.path, file.writable).map_err(|error| error.to_string()))
+            .collect()
+    }
+
+    /// The files that the machine is made of, in the order in which a plugin is handed them.
     pub fn files(&self) -> Vec<Opened> {
         let read = self.firmware.iter().chain(&self.kernel).cloned();
         let modules = self.initrd.iter().map(|module| split_module(module).0.to_owned());
@@ -171,8 +184,8 @@ fn word_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-fn absolute(path: &Path) -> io::Result<PathBuf> {
-    std::path::absolute(path)
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("cannot tell where {} is: {error}", path.display()))
 }
 
 /// A module's file, and the rest from the first blank on.
