@@ -1,5 +1,8 @@
 //! The command line: words in, an exit status out.
 
+mod pc;
+mod policy;
+
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -9,6 +12,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::jail::plan::{Plan, PlanError, Request};
+use crate::jail::vmm::{User, VmmCage};
+use crate::jail::{choice, environment};
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
@@ -33,9 +39,17 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(pc::PcArgs),
+    /// Check, compile and show seccomp policies of plugins.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -92,9 +106,8 @@ struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     tap_fd: Vec<i32>,
 
-    /// Run the plugin with all the rights of the caller. This version has no jail yet, so it always does.
-    #[arg(long)]
-    disable_sandbox: bool,
+    #[command(flatten)]
+    jail: JailArgs,
 
     /// Print the end report as one line of JSON on standard output.
     #[arg(long)]
@@ -103,12 +116,68 @@ struct RunArgs {
     /// Say more on standard error: -v the end report and what happens, -vv also each step.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// This executable is the plugin of the PC.
+    #[arg(skip)]
+    pc: Option<pc::Plugin>,
+}
+
+/// The jail of the plugin, and the VMM's own.
+#[derive(Args)]
+#[command(next_help_heading = "Jail")]
+struct JailArgs {
+    /// Run the plugin with all the rights of the caller, for debugging.
+    #[arg(long)]
+    disable_sandbox: bool,
+
+    /// Print the steps of the jail, and why each is done; start nothing.
+    #[arg(long, conflicts_with = "disable_sandbox")]
+    explain_jail: bool,
+
+    /// The folder that the plugin's empty root is mounted on until it is its root; absolute.
+    #[arg(long, value_name = "DIR")]
+    plugin_root: Option<PathBuf>,
+
+    /// Show a file or folder to the plugin: SRC[:DST[:WRITABLE]], absolute paths, WRITABLE true or false; repeatable.
+    #[arg(long, value_name = "SRC[:DST[:WRITABLE]]")]
+    plugin_mount: Vec<OsString>,
+
+    /// The same from a file, one mount a line; # begins a comment. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    plugin_mount_file: Vec<PathBuf>,
+
+    /// Make the plugin a member of groups: INNER[:OUTER[:COUNT]], their numbers for the plugin and outside; repeatable.
+    #[arg(long, value_name = "INNER[:OUTER[:COUNT]]")]
+    plugin_gid_map: Vec<String>,
+
+    /// The same from a file, one map a line; # begins a comment. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    plugin_gid_map_file: Vec<PathBuf>,
+
+    /// A folder with the plugin's seccomp policy, plugin.policy, or a compiled one, plugin.bpf.
+    #[arg(long, value_name = "DIR")]
+    seccomp_policy_dir: Option<PathBuf>,
+
+    /// Log system calls that the policy does not allow, and let them happen.
+    #[arg(long)]
+    seccomp_log_failures: bool,
+
+    /// Once the VM exists, become this user: a name, or UID[:GID]. The plugin becomes it too, in its own namespaces.
+    #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
+    user: Option<String>,
+
+    /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    plugin_env: Vec<OsString>,
 }
 
 /// Carries the command line out; returns the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Pc(args) }) => pc::main(args),
+        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
+        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -122,16 +191,23 @@ fn run(args: &RunArgs) -> u8 {
     start_log(args.verbose);
     let settings = match settings(args) {
         Ok(settings) => settings,
-        Err(said) => {
-            say(&said);
-            return status::USAGE;
+        Err(refused) => {
+            say(&refused.said);
+            return refused.status;
         }
     };
-    if args.plugin.is_some() {
-        say("warning: this version has no jail yet, so the plugin runs with all your rights (--disable-sandbox)");
+    if args.jail.explain_jail {
+        let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
+        let files = args.pc.as_ref().map(pc::Plugin::explain).unwrap_or_default();
+        let _ = write!(std::io::stdout(), "{jail}{files}{}", settings.cage);
+        return 0;
+    }
+    match &settings.jail {
+        None => say("warning: the plugin runs without a jail, with all your rights (--disable-sandbox)"),
+        Some(jail) => warn_of(jail),
     }
     match plugin::run(&settings) {
-        Ok(report) => finish(args, &settings, &report),
+        Ok(report) => finish(args, &report),
         Err(error) => {
             say(&error.to_string());
             exit_status(&error)
@@ -139,15 +215,25 @@ fn run(args: &RunArgs) -> u8 {
     }
 }
 
+fn warn_of(jail: &Plan) {
+    jail.filter.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    for name in &jail.missing {
+        let name = name.display();
+        say(&format!("warning: the plugin needs the library {name}, which is not found; give it by --plugin-mount"));
+    }
+}
+
 /// Prints what the user wants to know of a run.
-fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
+fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
-    let embedded = args.plugin.is_none();
-    if status != 0 || args.verbose > 0 {
+    let embedded = args.plugin.is_none() && args.pc.is_none();
+    // The PC has said itself why it ended, if it could.
+    let told = args.pc.is_some() && report.outcome.is_plugins_own();
+    if (status != 0 && !told) || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
     let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
-    let floors = if wanted { Floors::measure(&settings.kvm, report) } else { Floors::default() };
+    let floors = if wanted { Floors::measure(report) } else { Floors::default() };
     // A reader that went away, such as `head`, is no failure of the run.
     if args.json {
         let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
@@ -159,20 +245,49 @@ fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
     status
 }
 
-fn settings(args: &RunArgs) -> Result<Settings, String> {
+/// A command line that is not carried out.
+struct Refused {
+    said: String,
+    status: u8,
+}
+
+impl From<String> for Refused {
+    fn from(said: String) -> Refused {
+        Refused { said, status: status::USAGE }
+    }
+}
+
+impl From<PlanError> for Refused {
+    fn from(error: PlanError) -> Refused {
+        let lacks = error.is_lack_of_right();
+        Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
+    }
+}
+
+fn settings(args: &RunArgs) -> Result<Settings, Refused> {
     let (program, mut argv) = match &args.plugin {
         Some(path) => {
             validate_program(path).map_err(|error| error.to_string())?;
             (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
         }
+        None if args.pc.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
-        None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned()),
+        None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned().into()),
     };
-    for param in &args.params {
+    for param in args.pc.iter().flat_map(|pc| &pc.words).chain(&args.params) {
         argv.push(c_string(param.as_bytes())?);
     }
+    let own: Vec<_> = std::env::vars_os().collect();
+    let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
+    // What the jail is given is checked also when it is not used.
+    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let jail = plan(args, &program, cage.user)?;
+    let (jail, environment) = match args.jail.disable_sandbox {
+        true => (None, environment::uncaged(&own, &wanted)),
+        false => (Some(jail), environment::caged(&own, &wanted)),
+    };
     Ok(Settings {
         kvm: Path::new("/dev/kvm").to_owned(),
         program,
@@ -183,7 +298,25 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         irqchip: args.irqchip,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
+        files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),
+        environment,
+        cage,
+        jail,
     })
+}
+
+/// The jail that the words ask for.
+fn plan(args: &RunArgs, program: &Path, user: Option<User>) -> Result<Plan, Refused> {
+    let JailArgs { plugin_root, plugin_mount, plugin_mount_file, plugin_gid_map, plugin_gid_map_file, .. } = &args.jail;
+    let request = Request {
+        root: plugin_root.clone(),
+        mounts: config::jail::mounts(plugin_mount, plugin_mount_file)?,
+        gid_maps: config::jail::gid_maps(plugin_gid_map, plugin_gid_map_file)?,
+        user,
+        vcpus: args.cpus,
+    };
+    let filter = choice::choose(args.jail.seccomp_policy_dir.as_deref(), args.jail.seccomp_log_failures);
+    Ok(Plan::of_host(&request, filter.map_err(|error| error.to_string())?, program)?)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, String> {
@@ -196,8 +329,9 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::Events(error) if error.is_host_lack() => status::HOST,
         StartError::TooManyVcpus { .. } | StartError::Tap(TapError::NotOpen(_) | TapError::NotTap(_)) => status::USAGE,
         StartError::Tap(_) => status::HOST,
+        StartError::Spawn(error) if error.is_host_lack() => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
-        StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
+        StartError::Events(_) | StartError::Cage(_) | StartError::Call { .. } => status::INTERNAL,
     }
 }
 

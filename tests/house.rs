@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "report"],
     &["floor"],
     &["plugin"],
-    &["event", "vcpu"],
+    &["event", "jail", "vcpu"],
     &["machine"],
     &["kvm", "observe"],
     &["sys"],
@@ -26,7 +26,8 @@ const NARROW: &[(&str, &str, &[&str])] = &[("vcpu", "machine", &["ranges", "rule
 
 /// The crates of this workspace that the files below a folder may name. Longer folders come first.
 const CRATES: &[(&str, &[&str])] = &[
-    ("src/cli.rs", &["outboard_wire", "outboard_demo", "outboard_pc"]),
+    ("src/cli.rs", &["outboard_wire", "outboard_demo"]),
+    ("src/cli/pc.rs", &["outboard_pc", "outboard_wire"]),
     ("src/main.rs", &["outboard"]),
     ("src/sys/", &[]),
     ("src/", &["outboard_wire"]),

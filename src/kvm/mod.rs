@@ -4,6 +4,7 @@
 //! [`System`] is `/dev/kvm`; it creates a [`Vm`], which creates [`Vcpu`]s. A vCPU's [`RunPage`] says why
 //! [`Vcpu::run`] has returned, as an [`Exit`].
 
+mod access;
 mod decode;
 mod error;
 pub mod exit;
@@ -12,6 +13,7 @@ mod system;
 mod vcpu;
 mod vm;
 
+pub use access::{Access, Space};
 pub use error::{KvmError, Object, OpenError};
 pub use exit::{Direction, Exit, HypervExit, InternalError, Mmio, PortIo};
 pub use run::{KickHandle, KickScope, RunPage, install_kick_handler};

@@ -21,8 +21,9 @@ use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 use kvm_bindings::{kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events};
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::access::Access;
 use super::decode::decode;
-use super::exit::{Exit, Payload, PortIo};
+use super::exit::{Exit, Payload};
 use crate::sys::{Errno, signal};
 
 /// The mapped run page of a vCPU, with the data area behind it.
@@ -96,6 +97,31 @@ impl RunPage {
         decode(self.exit_reason(), payload)
     }
 
+    /// The access that the vCPU stopped for, if it is one; decoded anew with each call.
+    #[inline]
+    pub fn access(&self) -> Option<Access> {
+        // SAFETY: as in `exit`.
+        let payload = unsafe { &*(field!(self, __bindgen_anon_1)).cast::<Payload>() };
+        Access::decode(self.exit_reason(), payload)
+    }
+
+    /// The data of an access. Empty if the access is not one that this page has given.
+    #[inline]
+    pub fn data(&self, access: &Access) -> &[u8] {
+        let Some((offset, len)) = access.data_range(self.map.len()) else { return &[] };
+        // SAFETY: the range is within the mapping (`data_range`) and covers no atomic byte: it lies in the union or behind
+        // the kvm_run, where nobody writes while the page is borrowed.
+        unsafe { slice::from_raw_parts(self.map.as_ptr().add(offset), len) }
+    }
+
+    /// The data of an access, to answer a read.
+    #[inline]
+    pub fn data_mut(&mut self, access: &Access) -> &mut [u8] {
+        let Some((offset, len)) = access.data_range(self.map.len()) else { return &mut [] };
+        // SAFETY: as in `data`; the page is borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().add(offset), len) }
+    }
+
     /// The number of the exit, see [`exit::name`](super::exit::name).
     #[inline]
     pub fn exit_reason(&self) -> u32 {
@@ -113,37 +139,6 @@ impl RunPage {
     pub fn payload(&self) -> Payload {
         // SAFETY: as in `exit`.
         unsafe { (field!(self, __bindgen_anon_1)).cast::<Payload>().read() }
-    }
-
-    /// The data of a port access: `count` elements of `size` bytes. Empty if the access is not one that
-    /// this page has given.
-    #[inline]
-    pub fn io_data(&self, io: &PortIo) -> &[u8] {
-        let Some((offset, len)) = self.io_range(io) else { return &[] };
-        // SAFETY: the range is within the mapping and behind the kvm_run (`io_range`), where nobody writes
-        // while the page is borrowed.
-        unsafe { slice::from_raw_parts(self.map.as_ptr().add(offset), len) }
-    }
-
-    /// The data of a port access, to answer a read.
-    #[inline]
-    pub fn io_data_mut(&mut self, io: &PortIo) -> &mut [u8] {
-        let Some((offset, len)) = self.io_range(io) else { return &mut [] };
-        // SAFETY: as in `io_data`; the page is borrowed exclusively.
-        unsafe { slice::from_raw_parts_mut(self.map.as_mut_ptr().add(offset), len) }
-    }
-
-    fn io_range(&self, io: &PortIo) -> Option<(usize, usize)> {
-        let offset = usize::try_from(io.data_offset).ok()?;
-        let len = usize::from(io.size) * io.count as usize;
-        let inside = offset >= size_of::<kvm_run>() && offset.checked_add(len)? <= self.map.len();
-        inside.then_some((offset, len))
-    }
-
-    /// Answers a read of [`Exit::Mmio`]; KVM takes the first `len` bytes.
-    #[inline]
-    pub fn set_mmio_data(&mut self, data: [u8; 8]) {
-        set!(self, data, __bindgen_anon_1.mmio.data);
     }
 
     /// Answers [`Exit::Hypercall`]: what the guest finds in RAX.

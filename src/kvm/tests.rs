@@ -61,10 +61,15 @@ impl Guest {
         self.vcpu.page().exit()
     }
 
+    /// The access that the last run ended in.
+    fn access(&self) -> Access {
+        self.vcpu.page().access().unwrap()
+    }
+
     /// Runs up to a write to a port, and gives the bytes written.
     fn written(&mut self) -> Vec<u8> {
-        match self.run() {
-            Exit::Io(io) if io.direction == Direction::Out => self.vcpu.page().io_data(&io).to_vec(),
+        match (self.run(), self.vcpu.page().access()) {
+            (Exit::Io(_), Some(access)) if access.is_write => self.vcpu.page().data(&access).to_vec(),
             exit => panic!("{exit:?}"),
         }
     }
@@ -108,7 +113,10 @@ fn port_io_both_ways() {
     assert_eq!(guest.written(), b"A");
     let Exit::Io(io) = guest.run() else { panic!() };
     assert_eq!((io.direction, io.size, io.port, io.count), (Direction::In, 1, 0x3f8, 1));
-    guest.vcpu.page_mut().io_data_mut(&io).copy_from_slice(b"z");
+    let access = guest.access();
+    assert_eq!((access.space, access.address, access.is_write), (Space::Port, 0x3f8, false));
+    assert_eq!((access.width, access.length), (1, 1));
+    guest.vcpu.page_mut().data_mut(&access).copy_from_slice(b"z");
     assert_eq!(guest.written(), b"z");
     assert_eq!(guest.run(), Exit::Hlt);
     assert_eq!(guest.vcpu.page().exit_reason(), KVM_EXIT_HLT);
@@ -127,11 +135,12 @@ fn string_io() {
     let (mut written, mut read) = (Vec::new(), 0);
     let last = loop {
         let Exit::Io(io) = guest.run() else { break guest.vcpu.page().exit() };
-        let len = usize::from(io.size) * io.count as usize;
+        let (access, len) = (guest.access(), usize::from(io.size) * io.count as usize);
+        assert_eq!((access.width, access.length as usize), (io.size, len));
         match io.direction {
-            Direction::Out => written.extend_from_slice(guest.vcpu.page().io_data(&io)),
+            Direction::Out => written.extend_from_slice(guest.vcpu.page().data(&access)),
             Direction::In => {
-                guest.vcpu.page_mut().io_data_mut(&io).copy_from_slice(&text[read..read + len]);
+                guest.vcpu.page_mut().data_mut(&access).copy_from_slice(&text[read..read + len]);
                 read += len;
             }
         }
@@ -155,10 +164,16 @@ fn mmio_both_ways() {
     let Exit::Mmio(mmio) = guest.run() else { panic!() };
     assert_eq!((mmio.phys_addr, mmio.len, mmio.is_write), (0x8000, 2, true));
     assert_eq!(mmio.data[..2], [0x34, 0x12]);
+    let access = guest.access();
+    assert_eq!((access.space, access.address, access.length, access.is_write), (Space::Mmio, 0x8000, 2, true));
+    assert_eq!(guest.vcpu.page().data(&access), [0x34, 0x12]);
     let Exit::Mmio(mmio) = guest.run() else { panic!() };
     assert_eq!((mmio.phys_addr, mmio.len, mmio.is_write), (0x8010, 2, false));
-    guest.vcpu.page_mut().set_mmio_data([0xcd, 0xab, 0, 0, 0, 0, 0, 0]);
+    let access = guest.access();
+    guest.vcpu.page_mut().data_mut(&access).copy_from_slice(&[0xcd, 0xab]);
     assert_eq!(guest.written(), [0xcd, 0xab]);
+    assert_eq!(guest.run(), Exit::Hlt);
+    assert_eq!(guest.vcpu.page().access(), None);
 }
 
 #[test]
@@ -328,12 +343,18 @@ fn a_detached_page_takes_what_the_host_cannot_produce() {
     page.set_hyperv_result(7);
     assert_eq!(format!("{page:?}"), format!("RunPage {{ exit: {:?}, .. }}", page.exit()));
 
-    // Data is only given from behind the structure and within the page, whatever a PortIo says.
-    let io = |data_offset, count| PortIo { direction: Direction::Out, size: 4, port: 0, count, data_offset };
-    assert_eq!(page.io_data(&io(4096, 1024)).len(), 4096);
-    for outside in [io(4096, 1025), io(0, 1), io(u64::MAX, 1), io(8190, 1), io(4096, u32::MAX)] {
-        assert!(page.io_data(&outside).is_empty());
-        assert!(page.io_data_mut(&outside).is_empty());
+    // Data is only given from behind the structure and within the page, whatever the exit says.
+    let mut io = |data_offset, count: u32| {
+        // struct io of linux/kvm.h: direction, size, port, count; data_offset.
+        (payload[0], payload[1]) = (u64::from(KVM_EXIT_IO_OUT) | 4 << 8 | u64::from(count) << 32, data_offset);
+        page.set_exit(KVM_EXIT_IO, &payload);
+        let access = page.access().unwrap();
+        assert_eq!(page.data(&access).len(), page.data_mut(&access).len());
+        page.data(&access).len()
+    };
+    assert_eq!(io(4096, 1024), 4096);
+    for (data_offset, count) in [(4096, 1025), (0, 1), (u64::MAX, 1), (8190, 1), (4096, u32::MAX)] {
+        assert_eq!(io(data_offset, count), 0, "{count} elements at {data_offset}");
     }
     assert_eq!(RunPage::detached(16).unwrap_err(), Errno::EINVAL);
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, bytes_of, pod_read_unaligned};
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_TSC_STABLE};
 
 use super::Machine;
-use crate::kvm::KvmError;
+use crate::kvm::{KvmError, Vm};
 use crate::sys::errno::Errno;
 use outboard_wire::control::{
     CHIP_CLOCK, CHIP_IOAPIC, CHIP_PIC_PRIMARY, CHIP_PIC_SECONDARY, CHIP_PIT, CHIP_STATE, ChipState, SetChip,
@@ -19,14 +19,13 @@ impl Machine {
     ///
     /// # Errors
     /// As listed there.
-    pub fn chip(&self, chip: u32) -> Result<ChipState, Errno> {
+    pub fn chip(&mut self, chip: u32) -> Result<ChipState, Errno> {
+        let vm = self.vm_with(chip)?;
         let state = match chip {
-            CHIP_PIC_PRIMARY | CHIP_PIC_SECONDARY => {
-                self.vm.pic(chip == CHIP_PIC_PRIMARY).map(|pic| state_of(&Pic(pic)))
-            }
-            CHIP_IOAPIC => self.vm.ioapic().map(|ioapic| state_of(&Ioapic(ioapic))),
-            CHIP_PIT => self.vm.pit2().map(|pit| state_of(&Pit(pit))),
-            CHIP_CLOCK => self.vm.clock().map(|clock| state_of(&Clock(clock))),
+            CHIP_PIC_PRIMARY | CHIP_PIC_SECONDARY => vm.pic(chip == CHIP_PIC_PRIMARY).map(|pic| state_of(&Pic(pic))),
+            CHIP_IOAPIC => vm.ioapic().map(|ioapic| state_of(&Ioapic(ioapic))),
+            CHIP_PIT => vm.pit2().map(|pit| state_of(&Pit(pit))),
+            CHIP_CLOCK => vm.clock().map(|clock| state_of(&Clock(clock))),
             _ => return Err(Errno::EINVAL),
         };
         state.map_err(errno)
@@ -36,22 +35,26 @@ impl Machine {
     ///
     /// # Errors
     /// As listed there.
-    pub fn set_chip(&self, request: &SetChip) -> Result<(), Errno> {
+    pub fn set_chip(&mut self, request: &SetChip) -> Result<(), Errno> {
         let SetChip { chip, reserved: 0, state } = request else { return Err(Errno::EINVAL) };
+        let vm = self.vm_with(*chip)?;
         match *chip {
-            CHIP_PIC_PRIMARY | CHIP_PIC_SECONDARY => {
-                self.vm.set_pic(*chip == CHIP_PIC_PRIMARY, &from_state::<Pic>(state).0)
-            }
-            CHIP_IOAPIC => self.vm.set_ioapic(&from_state::<Ioapic>(state).0),
-            CHIP_PIT => self.vm.set_pit2(&from_state::<Pit>(state).0),
+            CHIP_PIC_PRIMARY | CHIP_PIC_SECONDARY => vm.set_pic(*chip == CHIP_PIC_PRIMARY, &from_state::<Pic>(state).0),
+            CHIP_IOAPIC => vm.set_ioapic(&from_state::<Ioapic>(state).0),
+            CHIP_PIT => vm.set_pit2(&from_state::<Pit>(state).0),
             CHIP_CLOCK => {
                 let Clock(mut clock) = from_state(state);
                 clock.flags &= !CLOCK_REPORTED;
-                self.vm.set_clock(&clock)
+                vm.set_clock(&clock)
             }
             _ => return Err(Errno::EINVAL),
         }
         .map_err(errno)
+    }
+
+    /// The VM, with this device made.
+    fn vm_with(&mut self, chip: u32) -> Result<&Vm, Errno> {
+        if chip == CHIP_CLOCK { Ok(&self.vm) } else { self.vm_with_controllers() }
     }
 
     /// Moves the page of `KVM_SET_IDENTITY_MAP_ADDR`.

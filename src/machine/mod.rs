@@ -9,11 +9,13 @@ pub mod tap;
 pub mod wiring;
 
 mod chips;
+mod controllers;
 mod ids;
 mod lists;
 mod routes;
 mod subscriptions;
 mod vm;
 
+pub use controllers::IrqChip;
 pub use lists::List;
-pub use vm::{IrqChip, Machine};
+pub use vm::Machine;

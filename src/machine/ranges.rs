@@ -1,16 +1,8 @@
 //! Which addresses belong to the plugin: pure bookkeeping, no KVM.
 
+pub use crate::kvm::Space;
 use crate::sys::errno::Errno;
 use outboard_wire::limits::MAX_RANGES;
-
-/// One of the two address spaces that a device can be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Space {
-    /// Port I/O.
-    Port,
-    /// Physical memory outside of the memory slots.
-    Mmio,
-}
 
 /// How an access in a range reaches the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

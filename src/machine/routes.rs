@@ -21,20 +21,20 @@ impl Machine {
     ///
     /// # Errors
     /// As listed there.
-    pub fn set_routes(&self, request: &SetRoutes, table: Option<OwnedFd>) -> Result<(), Errno> {
+    pub fn set_routes(&mut self, request: &SetRoutes, table: Option<OwnedFd>) -> Result<(), Errno> {
         let limit = MAX_ROUTES.min(self.check_extension(KVM_CAP_IRQ_ROUTING).max(0) as usize);
         let routes = routes(request, table, limit)?;
         let entries = routes.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        self.vm.set_gsi_routing(&entries).map_err(|error| error.errno)
+        self.vm_with_controllers()?.set_gsi_routing(&entries).map_err(|error| error.errno)
     }
 
     /// Delivers a message-signalled interrupt; see [`SignalMsi`]. Returns whether a vCPU took it.
     ///
     /// # Errors
     /// As listed there.
-    pub fn signal_msi(&self, request: &SignalMsi) -> Result<bool, Errno> {
+    pub fn signal_msi(&mut self, request: &SignalMsi) -> Result<bool, Errno> {
         let SignalMsi { address, data, reserved: 0 } = *request else { return Err(Errno::EINVAL) };
-        self.vm.signal_msi(address, data).map_err(|error| error.errno)
+        self.vm_with_controllers()?.signal_msi(address, data).map_err(|error| error.errno)
     }
 }
 

@@ -71,10 +71,10 @@ impl Machine {
         };
         needs(EXIT_MSRS, self.check_extension(KVM_CAP_X86_USER_SPACE_MSR) > 0);
         needs(EXIT_MSR_RANGES, self.check_extension(KVM_CAP_X86_MSR_FILTER) > 0);
-        needs(EXIT_HALT, self.irqchip == IrqChip::None);
+        needs(EXIT_HALT, self.controllers.which() == IrqChip::None);
         needs(EXIT_HYPERCALL, self.check_extension(KVM_CAP_EXIT_HYPERCALL) > 0);
         needs(EXIT_DEBUG, self.check_extension(KVM_CAP_SET_GUEST_DEBUG) > 0);
-        needs(EXIT_IOAPIC_EOI, self.irqchip == IrqChip::Split);
+        needs(EXIT_IOAPIC_EOI, self.controllers.which() == IrqChip::Split);
         needs(EXIT_EMULATION_FAILURE, self.check_extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0);
         offered
     }

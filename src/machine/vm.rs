@@ -3,16 +3,16 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::controllers::{Controllers, IrqChip};
 use super::memory::Memory;
 use super::ranges::{RangeKind, Space};
 use super::rules::{Hint, HintDetail, Rules, RulesCell};
 use super::wiring::Wiring;
 use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
-use kvm_bindings::KVM_CAP_SPLIT_IRQCHIP;
 use outboard_wire::control::{
-    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_POSTED_WRITES, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO,
-    SPACE_PORT, SetHint, SetUnclaimed,
+    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_POSTED_WRITES, RANGE_SYNCHRONOUS,
+    ReserveRange, SPACE_MMIO, SPACE_PORT, SetHint, SetUnclaimed,
 };
 use outboard_wire::limits::MAX_HINT_DETAILS;
 use outboard_wire::line::{FILE_DEBUGREGS, FILE_SREGS};
@@ -24,27 +24,11 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 /// One page for the same purpose (api.rst, `KVM_SET_IDENTITY_MAP_ADDR`), below the three.
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
-/// Pins of the IOAPIC that a VM without one in KVM is said to have: as many as KVM's own has.
-const SPLIT_PINS: u64 = 24;
-
-/// Which interrupt controllers KVM emulates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IrqChip {
-    /// All: local APICs, IOAPIC and PICs, and the timer i8254 too.
-    #[default]
-    Kernel,
-    /// The local APICs (`KVM_CAP_SPLIT_IRQCHIP`); the plugin has IOAPIC, PICs and timer.
-    Split,
-    /// None.
-    None,
-}
-
 /// A VM and what the plugin built into it.
 pub struct Machine {
     pub(super) system: System,
     pub(super) vm: Vm,
-    /// Its interrupt controllers.
-    pub(super) irqchip: IrqChip,
+    pub(super) controllers: Controllers,
     /// Number of vCPUs that the VM shall have.
     vcpus: u32,
     /// vCPUs that were made and not handed out.
@@ -64,17 +48,10 @@ impl Machine {
         let vm = system.create_vm()?;
         vm.set_identity_map_addr(IDENTITY_MAP_ADDRESS)?;
         vm.set_tss_addr(TSS_ADDRESS)?;
-        match irqchip {
-            IrqChip::Kernel => {
-                vm.create_irqchip()?;
-                vm.create_pit2(0)?;
-            }
-            IrqChip::Split => vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, 0, [SPLIT_PINS, 0, 0, 0])?,
-            IrqChip::None => {}
-        }
+        let controllers = Controllers::new(&vm, irqchip)?;
         let (memory, wiring, rules) = (Memory::default(), Wiring::default(), Rules::default());
         let made = Vec::with_capacity(vcpus as usize);
-        Ok(Machine { system, vm, irqchip, vcpus, made, memory, wiring, rules, shared_rules: Arc::default() })
+        Ok(Machine { system, vm, controllers, vcpus, made, memory, wiring, rules, shared_rules: Arc::default() })
     }
 
     /// Makes the vCPUs and hands them out. This comes as late as the start, because KVM lets the identity map and the TSC
@@ -83,6 +60,7 @@ impl Machine {
     /// # Errors
     /// The KVM call that failed; a further call goes on where this one stopped.
     pub fn make_vcpus(&mut self) -> Result<Vec<Vcpu>, KvmError> {
+        self.controllers.make(&self.vm)?;
         for id in self.made.len() as u32..self.vcpus {
             self.made.push(self.vm.create_vcpu(id)?);
         }
@@ -171,11 +149,11 @@ impl Machine {
     ///
     /// # Errors
     /// `EINVAL` for a level other than 0 and 1; what KVM says.
-    pub fn set_irq_line(&self, request: &IrqLine) -> Result<(), Errno> {
+    pub fn set_irq_line(&mut self, request: &IrqLine) -> Result<(), Errno> {
         if request.level > 1 {
             return Err(Errno(libc::EINVAL));
         }
-        self.vm.set_irq_line(request.gsi, request.level == 1).map_err(|error| error.errno)
+        self.vm_with_controllers()?.set_irq_line(request.gsi, request.level == 1).map_err(|error| error.errno)
     }
 
     /// Makes an irq event; see [`Wiring::create_irq`].
@@ -183,6 +161,7 @@ impl Machine {
     /// # Errors
     /// As listed there.
     pub fn create_irq_event(&mut self, request: &CreateIrqEvent) -> Result<(u32, Vec<OwnedFd>), Errno> {
+        self.vm_with_controllers()?;
         self.wiring.create_irq(&self.vm, request)
     }
 
@@ -208,6 +187,12 @@ impl Machine {
     /// `ENOENT` if there is none with this number.
     pub fn destroy_io_event(&mut self, id: u32) -> Result<(), Errno> {
         self.wiring.destroy_io(&self.vm, id)
+    }
+
+    /// The VM, with its interrupt controllers made.
+    pub(super) fn vm_with_controllers(&mut self) -> Result<&Vm, Errno> {
+        self.controllers.make(&self.vm).map_err(|error| error.errno)?;
+        Ok(&self.vm)
     }
 
     pub(super) fn publish(&self) {

@@ -11,6 +11,7 @@ mod supervisor;
 mod connections;
 mod setup;
 mod shared;
+mod start;
 
 pub use setup::StartError;
 pub use supervisor::{Affinity, Report, Settings, run};

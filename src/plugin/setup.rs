@@ -8,6 +8,7 @@ use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
 use crate::event::EventError;
+use crate::jail::parent::ParentFault;
 use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// There is no tap device as it was asked for.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The VMM cannot give up its rights.
+    #[error("the VMM cannot give up its rights: {} failed: {}", .0.call, .0.errno)]
+    Cage(ParentFault),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -71,12 +75,23 @@ impl StartError {
     }
 }
 
-/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
-pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
-    install_kick_handler().map_err(StartError::call("sigaction"))?;
+/// What was found to be there before anything is started.
+pub(super) struct Ready {
+    pub system: System,
+    pub taps: Vec<Tap>,
+}
+
+/// Looks whether this host has what the settings ask for.
+pub(super) fn check(settings: &Settings) -> Result<Ready, StartError> {
     let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
+    Ok(Ready { system, taps })
+}
+
+/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
+pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result<Host, StartError> {
+    install_kick_handler().map_err(StartError::call("sigaction"))?;
     let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;

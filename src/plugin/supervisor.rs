@@ -1,7 +1,7 @@
 //! The main thread: it sets the VM up, starts the plugin, serves its requests and sees to the end of everything.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,15 +11,19 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
-use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
+use super::process::PluginProcess;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
-use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
+use super::start;
+use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
+use crate::jail::filter;
+use crate::jail::plan::Plan;
+use crate::jail::vmm::{self, VmmCage};
+use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
-use crate::sys::process::InChild;
-use crate::sys::rlimit::{self, OpenFiles};
+use crate::sys::process::ExitStatus;
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
 use crate::vcpu::stats::Stats;
@@ -51,6 +55,14 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
+    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
+    pub files: Vec<Arc<OwnedFd>>,
+    /// The plugin's environment, but for the variables that name its socket.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What the VMM gives up once the plugin runs.
+    pub cage: VmmCage,
+    /// The plugin's jail; `None` runs it with all the rights of the caller.
+    pub jail: Option<Plan>,
 }
 
 /// Which CPUs vCPU threads may run on.
@@ -83,6 +95,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Counts of all vCPUs.
     pub stats: Stats,
+    /// The KVM device, which the VMM may not be able to open again.
+    pub kvm: Arc<System>,
     /// TSC frequency, to turn the counts' ticks into time.
     pub tsc_khz: u64,
     /// From the plugin's start to its end.
@@ -93,6 +107,10 @@ pub struct Report {
 /// exits closes its sockets a moment before its end can be seen.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long a plugin that has ended is listened to. All that it sent is there already and comes with the next turns of the
+/// loop; this is for the case that somebody else holds its sockets open.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
 /// Sources of completions that are no connections.
 mod source {
     use outboard_wire::limits::MAX_CONNECTIONS;
@@ -102,6 +120,8 @@ mod source {
     pub const VCPUS: u32 = SIGNALS + 2;
     pub const DEADLINE: u32 = SIGNALS + 3;
     pub const GRACE: u32 = SIGNALS + 4;
+    pub const LAST_WORDS: u32 = SIGNALS + 5;
+    pub const LISTENER: u32 = SIGNALS + 6;
 }
 
 struct Supervisor {
@@ -109,6 +129,10 @@ struct Supervisor {
     lifecycle: Lifecycle,
     process: PluginProcess,
     process_fd: Arc<OwnedFd>,
+    /// How the process ended, while what it sent before is still being read.
+    ended: Option<ExitStatus>,
+    /// Hears of system calls that the plugin's filter does not allow.
+    listener_fd: Option<Arc<OwnedFd>>,
     signals: SignalFd,
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
@@ -130,10 +154,19 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
-    let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
-    let host = setup::host(settings)?;
+    let open_files = start::raise_open_files().map_err(StartError::call("setrlimit"))?;
+    let ready = setup::check(settings)?;
+    let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
     let started = Instant::now();
-    let (process, control) = spawn(settings, open_files)?;
+    let (plan, control) = start::spawn_plan(settings, open_files)?;
+    // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
+    // has a VM costs more, and keeps the VM open.
+    let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
+    let host = setup::host(settings, ready)?;
+    let process = starting.finish().map_err(StartError::Spawn)?;
+    // With it goes this process's copy of the plugin's end of the socket.
+    drop(plan);
+    vmm::enter(settings.cage).map_err(StartError::Cage)?;
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -141,6 +174,8 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         events,
         lifecycle: Lifecycle::new(),
         process,
+        ended: None,
+        listener_fd: None,
         signals,
         connections: Connections::default(),
         host,
@@ -148,44 +183,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let tsc_khz = supervisor.host.welcome.tsc_khz;
     let outcome = supervisor.serve(control)?;
     let stats = supervisor.host.vcpus.stats().clone();
-    Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
-}
-
-/// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
-/// plugin costs it descriptors, and programs that use select(2) cannot deal with numbers over 1023.
-struct RestoreOpenFiles(OpenFiles);
-
-impl ChildStep for RestoreOpenFiles {
-    fn name(&self) -> &'static str {
-        "setrlimit(RLIMIT_NOFILE)"
-    }
-
-    fn run(&self, _: &InChild) -> Result<(), Errno> {
-        rlimit::set_open_files(self.0)
-    }
-}
-
-fn raise_open_files() -> Result<RestoreOpenFiles, Errno> {
-    let before = rlimit::open_files()?;
-    rlimit::set_open_files(OpenFiles { soft: before.hard, ..before })?;
-    Ok(RestoreOpenFiles(before))
-}
-
-fn spawn(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(PluginProcess, OwnedFd), StartError> {
-    let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
-    let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
-    let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
-    let plan = SpawnPlan {
-        program,
-        argv: settings.argv.clone(),
-        extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
-        fds: vec![theirs],
-        namespaces: 0,
-        steps: vec![Box::new(open_files)],
-        filter: None,
-    };
-    // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.
-    Ok((PluginProcess::spawn(&plan).map_err(StartError::Spawn)?, ours))
+    Ok(Report { outcome, stats, kvm, tsc_khz, elapsed: started.elapsed() })
 }
 
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError> {
@@ -204,6 +202,12 @@ impl Supervisor {
             [(&self.signals_fd, source::SIGNALS), (&self.process_fd, source::PROCESS), (&self.vcpus_fd, source::VCPUS)]
         {
             self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
+        }
+        if let Some(listener) = self.process.listener() {
+            self.listener_fd = Some(duplicate(listener.as_fd())?);
+        }
+        if let Some(fd) = &self.listener_fd {
+            self.events.poll_readable(fd, token(source::LISTENER)).map_err(StartError::Events)?;
         }
         let mut completions = Vec::new();
         loop {
@@ -230,7 +234,9 @@ impl Supervisor {
                     // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
                     // ended with comes first.
                     self.stop_vcpus()?;
-                    self.step(Input::ProcessEnded(status))
+                    self.ended = Some(status);
+                    self.events.timer(LAST_WORDS, self::token(source::LAST_WORDS)).map_err(StartError::Events)?;
+                    self.no_more_words(self.connections.len() == 0)
                 }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
@@ -241,7 +247,18 @@ impl Supervisor {
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
+            source::LISTENER => self.call_refused(),
+            source::LAST_WORDS => self.no_more_words(true),
             _ => self.connection(token, event),
+        }
+    }
+
+    /// The plugin's filter has stopped a call, or there is nobody left who has the filter.
+    fn call_refused(&mut self) -> Result<(), StartError> {
+        let Some(listener) = self.process.listener() else { return Ok(()) };
+        match filter::hear(listener).map_err(StartError::call("reading the listener of the seccomp filter"))? {
+            Some(refused) => self.step(Input::Forbidden(refused.to_string())),
+            None => Ok(()),
         }
     }
 
@@ -296,6 +313,11 @@ impl Supervisor {
                 turn
             }
             Event::Sent => self.replied(token),
+            // The plugin does not listen any more, which does not mean that it has said nothing. ECONNRESET comes once, ahead
+            // of what it said, if it left something unread.
+            Event::Failed { operation: Operation::Send, .. } | Event::Failed { errno: Errno(libc::ECONNRESET), .. } => {
+                self.replied(token)
+            }
             Event::Closed | Event::Failed { .. } => self.disconnected(token),
             _ => Ok(()),
         }
@@ -307,7 +329,16 @@ impl Supervisor {
         if self.connections.len() == 0 && alive {
             self.events.timer(GRACE, self::token(source::GRACE)).map_err(StartError::Events)?;
         }
-        Ok(())
+        self.no_more_words(self.connections.len() == 0)
+    }
+
+    /// Concludes a run whose plugin has ended, once all is read that it sent: a plugin that breaks the protocol and exits in
+    /// the same moment broke the protocol.
+    fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
+        match self.ended {
+            Some(status) if all_read => self.step(Input::ProcessEnded(status)),
+            _ => Ok(()),
+        }
     }
 
     /// The last connection has been closed for a while, and the plugin still lives.
@@ -335,6 +366,9 @@ impl Supervisor {
             Ok(accepted) => accepted,
             Err(error) => return self.refuse_frame(token, &error),
         };
+        if self.ended.is_some() {
+            return self.replied(token);
+        }
         match (Kind::from_number(header.kind), greeted) {
             (Some(Kind::Hello), false) => self.hello(token, &header, body),
             (_, false) => self.step(Input::Violation("it made a request before it said hello".into())),
@@ -419,7 +453,7 @@ impl Supervisor {
         self.events.send(&socket, &bytes, reply.fds, token).map_err(StartError::Events)
     }
 
-    /// A reply with descriptors is on its way: waits for the next request of its connection.
+    /// A reply with descriptors is on its way, or cannot be given: waits for the next request of its connection.
     fn replied(&mut self, token: Token) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let socket = Arc::clone(&connection.socket);

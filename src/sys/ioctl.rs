@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+use std::arch::asm;
 use std::ffi::{c_int, c_ulong};
 use std::fmt;
 use std::marker::PhantomData;
@@ -146,8 +147,22 @@ request_kinds! {
 /// Those of the request.
 #[inline]
 pub fn no_arg(fd: BorrowedFd<'_>, request: NoArg) -> Result<c_int, Errno> {
-    // SAFETY: the request takes no argument, by the contract of its constant.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), request.number, 0) })
+    let result: isize;
+    // SAFETY: the request takes no argument, by the contract of its constant. The instruction changes RAX, RCX and R11
+    // (syscall(2)), and whatever memory the kernel shares with the caller.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_ioctl as isize => result,
+            in("rdi") isize::try_from(fd.as_raw_fd()).unwrap_or(-1),
+            in("rsi") request.number,
+            in("rdx") 0,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as c_int) }
 }
 
 /// Makes a request with an integer for its argument.

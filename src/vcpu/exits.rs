@@ -1,6 +1,5 @@
 //! Exits that are no accesses: which of them the plugin is told of, with what, and what its answer means to KVM.
 
-use super::action::Action;
 use crate::kvm::{Exit, HypervExit, RunPage};
 use outboard_wire::control::{
     EXIT_DEBUG, EXIT_EMULATION_FAILURE, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN,
@@ -12,6 +11,19 @@ use outboard_wire::line::{Answer, FILE_REGS, FILE_SREGS, event_kind};
 /// What KVM itself gives a guest whose hypercall it does not have: `KVM_ENOSYS` of linux/kvm_para.h, negated.
 const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
 
+/// What the vCPU thread does about an exit that is no access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Tell the plugin and wait for its answer.
+    Tell,
+    /// Nobody wants to be told any more of what the guest asks for: it is refused to the guest.
+    Refuse,
+    /// Nothing to do.
+    RunOn,
+    /// The guest ended.
+    End,
+}
+
 /// Decides on an exit that is no access; `subscribed` are the plugin's `EXIT_*` bits.
 #[cold]
 pub fn decide(exit: &Exit, subscribed: u32) -> Action {
@@ -19,6 +31,7 @@ pub fn decide(exit: &Exit, subscribed: u32) -> Action {
         // The guest has them only if the plugin gave it Hyper-V.
         Exit::Hyperv(HypervExit::Hcall { .. } | HypervExit::Synic { .. }) => return Action::Tell,
         Exit::X86Rdmsr { .. } | Exit::X86Wrmsr { .. } => EXIT_MSR_RANGES | EXIT_MSR_UNKNOWN,
+        Exit::Intr | Exit::IrqWindowOpen => return Action::RunOn,
         Exit::Hlt => EXIT_HALT,
         Exit::Hypercall { .. } => EXIT_HYPERCALL,
         Exit::Debug { .. } => EXIT_DEBUG,

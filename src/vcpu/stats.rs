@@ -1,7 +1,6 @@
 //! What a vCPU thread counts: how often the guest left for what, and how long each took.
 
-use super::action::Access;
-use crate::machine::ranges::Space;
+use crate::kvm::{Access, Space};
 use crate::observe::histogram::Histogram;
 use outboard_wire::vmm_end::WaitCounts;
 
@@ -134,7 +133,7 @@ impl Stats {
     }
 
     /// Counts what was noted.
-    #[inline]
+    #[inline(never)]
     pub fn settle(&mut self) {
         if let Some((kind, ticks)) = self.late.take() {
             self.outside[kind as usize].record(ticks);

@@ -6,6 +6,7 @@
 mod host;
 #[path = "../common/mark.rs"]
 mod mark;
+mod policies;
 mod program;
 
 use std::ffi::OsStr;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         trial("io_uring_refused_by_seccomp", io_uring_refused_by_seccomp),
         trial("io_uring_missing", io_uring_missing),
     ];
+    trials.extend(policies::trials());
     let kvm = host::Lack::of_kvm();
     trials.push(kvm.trial("too_many_cpus_name_the_limit", too_many_cpus_name_the_limit));
     trials

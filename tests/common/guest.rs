@@ -29,7 +29,8 @@ macro_rules! assembled {
         #[allow(unsafe_code)]
         mod $name {
             core::arch::global_asm!(
-                ".pushsection .rodata",
+                // A section of its own, so that `.org` counts from the guest's first byte.
+                concat!(".pushsection .rodata.guest_", stringify!($name), ",\"a\",@progbits"),
                 concat!(".global guest_", stringify!($name)),
                 concat!(".global guest_end_", stringify!($name)),
                 concat!("guest_", stringify!($name), ":"),

@@ -287,7 +287,7 @@ fn gone_after(mut marked: Marked, kill: impl FnOnce(i32) -> std::io::Result<()>)
 
 fn a_killed_group_is_gone(case: &Case) -> Tested {
     let mut program = case.program();
-    std::os::unix::process::CommandExt::process_group(program.command(), 0);
+    program.in_a_group();
     gone_after(start_program(&mut program), |vmm| sys::signal_group(vmm, libc::SIGKILL))
 }
 

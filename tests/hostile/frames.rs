@@ -36,6 +36,8 @@ pub const CASES: &[Case] = &[
     breach!(a_request_before_hello: "it made a request before it said hello"),
     breach!(an_unknown_request_before_hello: "it made a request before it said hello"),
     breach!(a_hello_of_the_wrong_size: "its hello has a body of the wrong size"),
+    breach!(garbage_and_gone: "a control message starts with 0x55555555, which is not the magic number"),
+    breach!(requests_and_garbage_and_gone: "which is not the magic number"),
     breach!(garbage_on_another_connection: "which is not the magic number"),
     breach!(a_frame_of_another_version: "is of protocol version 2, this side speaks 1"),
     breach!(another_major_version: "it speaks version 2.1 with layout 0x2f8ea273, this VMM speaks 1.1 with layout 0x2f8ea273"),
@@ -49,6 +51,21 @@ pub const CASES: &[Case] = &[
 fn garbage() -> Tested {
     Raw::connect().send(&[0x55; 100]);
     wait_for_death()
+}
+
+fn garbage_and_gone() -> Tested {
+    Raw::connect().send(&[0x55; 100]);
+    std::process::exit(0)
+}
+
+fn requests_and_garbage_and_gone() -> Tested {
+    let (mut raw, ..) = Raw::greeted();
+    for _ in 0..20 {
+        let header = raw.next(Kind::CheckExtension as u16, 4, 0);
+        raw.send_frame(&header, &[0; 4], &[]);
+    }
+    raw.send(&[0x55; 100]);
+    std::process::exit(0)
 }
 
 fn one_byte() -> Tested {

@@ -4,7 +4,7 @@
 //! copies, and what does not fit is a [`Violation`]. Nothing the plugin does can make this code loop, panic or read out of
 //! bounds; it can only stay silent, and then the caller's stop word ends the wait.
 
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, fence};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -190,9 +190,9 @@ impl VmmEnd {
 
     #[inline]
     fn wait_until<T>(&mut self, cpu: u32, stop: &AtomicU32, ready: impl Ready<T>) -> Result<T, Ended> {
-        let start = clock::now();
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
+        let start = if spin { clock::now() } else { 0 };
         if spin {
             let (result, looked) = self.spin(start, budget, stop, &ready);
             self.limit.leave();

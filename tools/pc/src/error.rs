@@ -31,20 +31,16 @@ pub enum PcError {
         length: usize,
     },
     /// A file cannot be opened or read.
-    #[error("cannot open {what} {path}: {error}")]
+    #[error("cannot open {}: {error}", path.display())]
     Open {
-        /// What the file is for.
-        what: &'static str,
         /// Its name.
         path: PathBuf,
         /// What the system says.
         error: io::Error,
     },
     /// A file is not what it is named as.
-    #[error("cannot use {path} as {what}: {why}")]
+    #[error("cannot use {}: {why}", path.display())]
     Unfit {
-        /// What the file is for.
-        what: &'static str,
         /// Its name.
         path: PathBuf,
         /// Why it does not do.

@@ -1,10 +1,10 @@
 //! Firmware images: read, and looked at before they are believed.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use crate::error::PcError;
+use crate::files::{self, Files};
 
 /// Most bytes of firmware: what a PC maps below 4 GiB.
 const MAX: u64 = 16 << 20;
@@ -17,20 +17,15 @@ const RESET_VECTOR: usize = 16;
 ///
 /// # Errors
 /// It cannot be read, or it is none: a sentence that says why.
-pub fn read(path: &Path) -> Result<Vec<u8>, PcError> {
-    let what = "firmware";
-    let open = |error| PcError::Open { what, path: path.to_owned(), error };
-    let unfit = |why: String| PcError::Unfit { what, path: path.to_owned(), why };
-    let file = File::open(path).map_err(open)?;
-    let about = file.metadata().map_err(open)?;
-    if !about.is_file() {
-        return Err(unfit("it is no regular file".to_owned()));
+pub fn read(path: &Path, files: &mut Files) -> Result<Vec<u8>, PcError> {
+    let unfit = |why: String| PcError::Unfit { path: path.to_owned(), why: format!("as firmware, {why}") };
+    let mut file = files.open(path, false)?;
+    let length = files::length(&mut file, path)?;
+    if length > MAX {
+        return Err(unfit(format!("it has {length} bytes, and a PC has room for {MAX}")));
     }
-    if about.len() > MAX {
-        return Err(unfit(format!("it has {} bytes, and a PC has room for {MAX}", about.len())));
-    }
-    let mut image = Vec::with_capacity(about.len() as usize);
-    file.take(MAX + 1).read_to_end(&mut image).map_err(open)?;
+    let mut image = Vec::with_capacity(length as usize);
+    file.take(MAX + 1).read_to_end(&mut image).map_err(|error| PcError::Open { path: path.to_owned(), error })?;
     check(&image).map_err(unfit)?;
     Ok(image)
 }
@@ -80,9 +75,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         std::fs::write(&path, vec![0x90; 8192]).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 8192);
-        assert!(read(folder.path()).unwrap_err().to_string().contains("no regular file"));
-        let missing = read(&folder.path().join("missing")).unwrap_err().to_string();
-        assert!(missing.contains("cannot open firmware") && missing.contains("No such file"), "{missing}");
+        let mut files = Files::default();
+        assert_eq!(read(&path, &mut files).unwrap().len(), 8192);
+        std::fs::write(&path, vec![0x90; 8191]).unwrap();
+        let short = read(&path, &mut files).unwrap_err().to_string();
+        assert!(short.contains("as firmware, its 8191 bytes"), "{short}");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::acpi::Tables;
 use crate::error::PcError;
+use crate::files::Files;
 use crate::load::{self, File, Format, MemoryKind, MemoryRange, Module, Request, Start};
 use crate::memory::{FOUR_GIB, Memory};
 use crate::options::Options;
@@ -24,12 +25,12 @@ const MIB: u64 = 1 << 20;
 ///
 /// # Errors
 /// A sentence that says what keeps the kernel from being loaded.
-pub fn load(options: &Options, memory: &Memory, tables: &Tables) -> Result<Option<Start>, PcError> {
+pub fn load(options: &Options, files: &mut Files, memory: &Memory, tables: &Tables) -> Result<Option<Start>, PcError> {
     let Some(kernel) = &options.kernel else { return Ok(None) };
     let format: Format = options.format.parse()?;
     let request = Request {
-        kernel: read_kernel(kernel, format)?,
-        modules: options.initrd.iter().map(|words| module(words)).collect::<Result<_, _>>()?,
+        kernel: read_kernel(kernel, format, files)?,
+        modules: options.initrd.iter().map(|words| module(words, files)).collect::<Result<_, _>>()?,
         command_line: options.append.clone().unwrap_or_default(),
         format,
     };
@@ -54,18 +55,19 @@ pub fn begin(start: Start) -> Begin {
 }
 
 /// A flat binary is taken as it is; every other kernel may be packed.
-fn read_kernel(path: &Path, format: Format) -> Result<File, PcError> {
-    let file = File::read(path)?;
+fn read_kernel(path: &Path, format: Format, files: &mut Files) -> Result<File, PcError> {
+    let file = File::read(path, files.open(path, false)?)?;
     Ok(if matches!(format, Format::Flat(_)) { file } else { file.unpacked()? })
 }
 
 /// A file, and the words behind its name.
-fn module(words: &OsStr) -> Result<Module, PcError> {
+fn module(words: &OsStr, files: &mut Files) -> Result<Module, PcError> {
     let bytes = words.as_bytes();
     let end = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
     let (name, rest) = bytes.split_at(end);
     let command_line = String::from_utf8_lossy(rest.get(1..).unwrap_or_default()).into_owned();
-    Ok(Module { file: File::read(Path::new(OsStr::from_bytes(name)))?, command_line })
+    let path = Path::new(OsStr::from_bytes(name));
+    Ok(Module { file: File::read(path, files.open(path, false)?)?, command_line })
 }
 
 /// The memory map that a kernel is told of.
@@ -98,9 +100,12 @@ mod tests {
         let path = folder.path().join("dom0");
         std::fs::write(&path, b"kernel").unwrap();
         let words = format!("{} console=hvc0  root=x", path.display());
-        let taken = module(OsStr::new(&words)).unwrap();
+        let mut files = Files::default();
+        let taken = module(OsStr::new(&words), &mut files).unwrap();
         assert_eq!((&taken.file.bytes[..], taken.command_line.as_str()), (&b"kernel"[..], "console=hvc0  root=x"));
-        assert_eq!(module(path.as_os_str()).unwrap().command_line, "");
-        assert!(module(OsStr::new("/missing words")).unwrap_err().to_string().contains("cannot read /missing"));
+        assert_eq!(module(path.as_os_str(), &mut files).unwrap().command_line, "");
+        assert!(
+            module(OsStr::new("/missing words"), &mut files).unwrap_err().to_string().contains("cannot open /missing:")
+        );
     }
 }

@@ -11,8 +11,9 @@
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
 //! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
+//! - `files`: what the machine is made of, opened.
 //! - `host`: what the machine asks of whoever runs the VM.
-//! - [`options`]: the command line, and the files that the plugin's cage has to show.
+//! - [`options`]: the command line.
 
 mod acpi;
 mod bus;
@@ -22,6 +23,7 @@ mod device;
 pub mod emulate;
 mod ending;
 mod error;
+mod files;
 mod firmware;
 mod host;
 mod kernel;
@@ -51,7 +53,7 @@ struct Words {
 /// The plugin, by its command line; the exit status.
 pub fn plugin(words: impl Iterator<Item = OsString>) -> u8 {
     match Words::try_parse_from(words) {
-        Ok(Words { options }) => main(&options),
+        Ok(Words { options }) => main(&options, None),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
             let _ = error.print();

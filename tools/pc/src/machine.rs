@@ -11,6 +11,7 @@ use outboard_plugin::{EventFd, Space};
 use crate::acpi;
 use crate::bus::{Bus, Bytewise, Device, Shared, lock};
 use crate::console::output::Output;
+use crate::device::ata::{self, EmptyChannel};
 use crate::device::cmos::{self, Cmos};
 use crate::device::debug::{DebugConsole, DebugExit};
 use crate::device::fw_cfg::{self, FwCfg, key};
@@ -27,6 +28,7 @@ use crate::device::virtio::mmio::{self, Live, Mmio};
 use crate::device::virtio::{Backend, Kind};
 use crate::ending::Ending;
 use crate::error::PcError;
+use crate::files::Files;
 use crate::firmware;
 use crate::host::Access::{PostedWrites, Synchronous};
 use crate::host::{Host, Irq};
@@ -90,13 +92,14 @@ impl Machine {
     pub fn new(
         host: &mut dyn Host,
         options: &Options,
+        files: &mut Files,
         cpus: u32,
         output: &Output,
         debug: Option<Box<dyn Fn() -> Box<dyn io::Write + Send>>>,
         ending: &Ending,
     ) -> Result<Machine, PcError> {
-        let firmware = options.firmware.as_deref().map(firmware::read).transpose()?;
-        let disks = options.disk.iter().enumerate().map(|(number, disk)| Disk::open(disk, number));
+        let firmware = options.firmware.as_deref().map(|path| firmware::read(path, files)).transpose()?;
+        let disks = options.disk.iter().enumerate().map(|(number, disk)| Disk::open(disk, number, files));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
         let memory = Memory::new(host, options.memory, options.vga)?;
         if let Some(image) = &firmware {
@@ -120,6 +123,10 @@ impl Machine {
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);
         let control: Shared = Arc::new(Mutex::new(Bytewise(SystemControl::new(ending.clone()))));
         bus.add("port 92", Space::Port, 0x92..0x93, Synchronous, &control);
+        let channels: Shared = Arc::new(Mutex::new(Bytewise(EmptyChannel)));
+        for ports in ata::PORTS {
+            bus.add("ATA channel", Space::Port, ports, PostedWrites, &channels);
+        }
         let about = cmos::About { low: memory.low(), high: memory.high(), cpus };
         add_clock(&mut bus, Cmos::new(about, host.irq(CLOCK_IRQ)?, cmos::host_time))?;
         add_pci(&mut bus, ending, firmware.is_none());
@@ -137,7 +144,7 @@ impl Machine {
             virtio_console = Some((input, Arc::clone(&doorbells[console::RECEIVE])));
         }
         let tables = acpi::Tables::new(&acpi::About { cpus, virtio: virtio.devices });
-        let start = kernel::load(options, &memory, &tables)?;
+        let start = kernel::load(options, files, &memory, &tables)?;
         add_fw_cfg(&mut bus, fw_cfg(&memory, cpus, options, &tables));
         for (space, range, access) in bus.reservations() {
             host.reserve(space, range, access)?;

@@ -1,10 +1,14 @@
 //! The command line of the machine: what `outboard pc` and the plugin itself take.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+
+use crate::files;
 
 /// Memory without `--memory`, in bytes.
 pub const DEFAULT_MEMORY: u64 = 256 << 20;
@@ -25,15 +29,15 @@ pub struct Options {
     pub kernel: Option<PathBuf>,
 
     /// What the kernel is: detect, multiboot, linux, pvh, or an address such as 0x7c00 for a flat binary.
-    #[arg(long, value_name = "FORMAT", requires = "kernel", default_value = "detect")]
+    #[arg(long, value_name = "FORMAT", conflicts_with = "firmware", default_value = "detect")]
     pub format: String,
 
     /// Initial RAM disk, or a multiboot module; repeatable. Words behind the file's name are the module's command line.
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", conflicts_with = "firmware")]
     pub initrd: Vec<OsString>,
 
     /// Command line of the kernel.
-    #[arg(long, value_name = "WORDS", requires = "kernel", allow_hyphen_values = true)]
+    #[arg(long, value_name = "WORDS", conflicts_with = "firmware", allow_hyphen_values = true)]
     pub append: Option<String>,
 
     /// Virtio disk from a file; with `,ro` behind its name the guest cannot write; repeatable.
@@ -91,6 +95,106 @@ pub enum DebugConsole {
     Stderr,
 }
 
+/// A file that the machine is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The file, by absolute path.
+    pub path: PathBuf,
+    /// The machine writes to it.
+    pub writable: bool,
+}
+
+impl Options {
+    /// Makes every path absolute, so that the words mean the same in another folder.
+    ///
+    /// # Errors
+    /// The current folder is gone: a sentence.
+    pub fn make_absolute(&mut self) -> Result<(), String> {
+        for path in self.firmware.iter_mut().chain(&mut self.kernel) {
+            *path = absolute(path)?;
+        }
+        for disk in &mut self.disk {
+            disk.file = absolute(&disk.file)?;
+        }
+        for module in &mut self.initrd {
+            let (path, words) = split_module(module);
+            let mut whole = absolute(path)?.into_os_string();
+            whole.push(words);
+            *module = whole;
+        }
+        Ok(())
+    }
+
+    /// Opens the files of [`Options::files`], for a plugin that cannot.
+    ///
+    /// # Errors
+    /// The first one that cannot be opened, or is of no kind that can be used: a sentence.
+    pub fn open_files(&self) -> Result<Vec<File>, String> {
+        self.files()
+            .iter()
+            .map(|file| files::open(&file.path, file.writable).map_err(|error| error.to_string()))
+            .collect()
+    }
+
+    /// The files that the machine is made of, in the order in which a plugin is handed them.
+    pub fn files(&self) -> Vec<Opened> {
+        let read = self.firmware.iter().chain(&self.kernel).cloned();
+        let modules = self.initrd.iter().map(|module| split_module(module).0.to_owned());
+        let mut files: Vec<Opened> = read.chain(modules).map(|path| Opened { path, writable: false }).collect();
+        files.extend(self.disk.iter().map(|disk| Opened { path: disk.file.clone(), writable: !disk.read_only }));
+        files
+    }
+
+    /// The command line that asks for this machine.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        let mut add = |name: &str, value: &OsStr| {
+            let mut word = OsString::from(name);
+            word.push("=");
+            word.push(value);
+            words.push(word);
+        };
+        self.firmware.iter().for_each(|path| add("--firmware", path.as_os_str()));
+        if let Some(kernel) = &self.kernel {
+            add("--kernel", kernel.as_os_str());
+            add("--format", OsStr::new(&self.format));
+        }
+        self.initrd.iter().for_each(|module| add("--initrd", module));
+        self.append.iter().for_each(|line| add("--append", OsStr::new(line)));
+        for disk in &self.disk {
+            let mut value = disk.file.clone().into_os_string();
+            value.push(if disk.read_only { ",ro" } else { ",rw" });
+            add("--disk", &value);
+        }
+        add("--memory", OsStr::new(&format!("{}K", self.memory >> 10)));
+        self.timeout.iter().for_each(|seconds| add("--timeout", OsStr::new(&seconds.to_string())));
+        self.exit_on.iter().for_each(|string| add("--exit-on", OsStr::new(string)));
+        add("--console", OsStr::new(&word_of(self.console)));
+        add("--debug-console", OsStr::new(&word_of(self.debug_console)));
+        words.extend(
+            [(self.vga, "--vga"), (self.report, "--report")].iter().filter(|flag| flag.0).map(|flag| flag.1.into()),
+        );
+        words
+    }
+}
+
+/// The word by which a value is asked for.
+fn word_of(value: impl ValueEnum) -> String {
+    // No value here is hidden from the command line.
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("cannot tell where {} is: {error}", path.display()))
+}
+
+/// A module's file, and the rest from the first blank on.
+pub fn split_module(module: &OsStr) -> (&Path, &OsStr) {
+    let bytes = module.as_bytes();
+    let end = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    (Path::new(OsStr::from_bytes(&bytes[..end])), OsStr::from_bytes(&bytes[end..]))
+}
+
 /// A disk of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -104,9 +208,10 @@ impl FromStr for Disk {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Disk, String> {
-        let (file, read_only) = match word.strip_suffix(",ro") {
-            Some(file) => (file, true),
-            None => (word, false),
+        let (file, read_only) = match (word.strip_suffix(",ro"), word.strip_suffix(",rw")) {
+            (Some(file), _) => (file, true),
+            (_, Some(file)) => (file, false),
+            _ => (word, false),
         };
         if file.is_empty() {
             return Err("give the name of a file".to_owned());
@@ -152,6 +257,50 @@ mod tests {
             assert!(memory(wrong).unwrap_err().contains("at least"), "{wrong:?}");
         }
         assert!(memory("9999999999G").unwrap_err().contains("more than"));
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Options {
+        let words = words.into_iter().map(Into::into);
+        <Words as clap::Parser>::try_parse_from(std::iter::once("pc".into()).chain(words)).unwrap().options
+    }
+
+    #[test]
+    fn words_ask_for_the_same_machine_again() {
+        let mut kernel = parse([
+            "--kernel=k",
+            "--format=linux",
+            "--initrd=i with words",
+            "--initrd=--j",
+            "--append=-a b",
+            "--disk=d,ro",
+            "--disk=e,f",
+            "--memory=3G",
+            "--timeout=7",
+            "--exit-on=--x",
+            "--vga",
+            "--report",
+            "--console=virtio",
+        ]);
+        kernel.make_absolute().unwrap();
+        assert_eq!(parse(kernel.words()), kernel);
+        assert_eq!(kernel.files().len(), 5);
+        assert!(kernel.files().iter().all(|file| file.path.is_absolute()));
+        assert_eq!(kernel.files().iter().filter(|file| file.writable).count(), 1);
+        let firmware = parse(["--firmware=/f", "--debug-console=stderr"]);
+        assert_eq!(parse(firmware.words()), firmware);
+    }
+
+    #[test]
+    fn a_machine_has_firmware_or_a_kernel() {
+        for words in [&["pc"][..], &["pc", "--firmware=a", "--kernel=b"], &["pc", "--firmware=a", "--append=x"]] {
+            assert!(<Words as clap::Parser>::try_parse_from(words).is_err(), "{words:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::console::raw::Raw;
 use crate::console::screen::{SCREEN, Screen};
 use crate::ending::{End, Ending};
 use crate::error::PcError;
+use crate::files::Files;
 use crate::kernel;
 use crate::machine::Machine;
 use crate::memory::DISPLAY;
@@ -28,9 +29,10 @@ const FRAME: Duration = Duration::from_millis(40);
 /// Time between two keys: as fast as somebody types who is very fast. A keyboard remembers few.
 const KEY: Duration = Duration::from_millis(10);
 
-/// Runs the machine as the plugin of the VMM that started this process; the exit status.
-pub fn main(options: &Options) -> u8 {
-    match run(options) {
+/// Runs the machine as the plugin of the VMM that started this process; the exit status. With `files_from`, the files of
+/// [`Options::files`] lie open as descriptors from that number on.
+pub fn main(options: &Options, files_from: Option<i32>) -> u8 {
+    match run(options, files_from) {
         Ok(end) => end.status(),
         Err(error) => {
             say(&error.to_string());
@@ -39,14 +41,15 @@ pub fn main(options: &Options) -> u8 {
     }
 }
 
-fn run(options: &Options) -> Result<End, PcError> {
+fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     let mut vm = outboard_plugin::connect()?;
+    let mut files = Files::inherited(options, files_from)?;
     let ending = Ending::default();
     let exit_on = options.exit_on.as_deref().filter(|_| !options.vga);
     let to: Box<dyn Write + Send> = if options.vga { Box::new(io::sink()) } else { Box::new(io::stdout()) };
     let output = Output::new(to, exit_on, ending.clone())?;
     let cpus = vm.vcpu_count();
-    let machine = Machine::new(&mut vm, options, cpus, &output, debug(options, &output), &ending)?;
+    let machine = Machine::new(&mut vm, options, &mut files, cpus, &output, debug(options, &output), &ending)?;
     vm.set_unclaimed(0xff)?;
     let begin = serve::begin(vm.supported_cpuid()?, cpus, machine.start.map(kernel::begin));
     serve::ask_for_refused_instructions(&mut vm)?;

@@ -27,6 +27,26 @@ pub fn adopt_socket(number: i32) -> io::Result<Option<OwnedFd>> {
     adopted.map(Some)
 }
 
+/// Takes a descriptor over that this process was started with: `EBADF` if the number is not open, or belongs to somebody.
+pub fn inherit(number: i32) -> io::Result<OwnedFd> {
+    let mine = || io::Error::from_raw_os_error(libc::EBADF);
+    if number <= libc::STDERR_FILENO {
+        return Err(mine());
+    }
+    // SAFETY: F_GETFD takes no pointer.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return Err(mine());
+    }
+    // SAFETY: F_SETFD takes no pointer.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that survived the exec and nobody has marked since belongs to whoever the parent meant; Rust's
+    // own are all opened with the mark, and this function has just set it, so nobody takes this one a second time.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// A new memfd that allows seals.
 pub fn memfd() -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.

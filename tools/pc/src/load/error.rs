@@ -13,14 +13,6 @@ pub enum LoadError {
         /// What the system says.
         error: io::Error,
     },
-    /// The file is no file.
-    #[error("cannot load {name}: it is {what}, and a file is needed")]
-    NoFile {
-        /// What was named.
-        name: String,
-        /// What it is.
-        what: &'static str,
-    },
     /// The file has no bytes.
     #[error("cannot load {name}: it is empty")]
     Empty {

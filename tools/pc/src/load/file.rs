@@ -24,23 +24,25 @@ pub struct File {
 }
 
 impl File {
-    /// Reads a file as it is.
+    /// Reads a file as it is; `path` is what it is called.
     ///
     /// # Errors
-    /// [`LoadError::Read`], [`LoadError::NoFile`], [`LoadError::Empty`], [`LoadError::Oversized`].
-    pub fn read(path: &Path) -> Result<File, LoadError> {
+    /// [`LoadError::Read`], [`LoadError::Empty`], [`LoadError::Oversized`].
+    pub fn read(path: &Path, file: fs::File) -> Result<File, LoadError> {
         let name = path.display().to_string();
         let read = |error| LoadError::Read { name: name.clone(), error };
-        let kind = fs::metadata(path).map_err(read)?;
-        if !kind.is_file() {
-            let what = if kind.is_dir() { "a directory" } else { "a device or a socket" };
-            return Err(LoadError::NoFile { name, what });
+        let length = file.metadata().map_err(read)?.len();
+        if length > MAX_FILE {
+            return Err(LoadError::Oversized { name, bytes: length, limit: MAX_FILE });
         }
-        if kind.len() > MAX_FILE {
-            return Err(LoadError::Oversized { name, bytes: kind.len(), limit: MAX_FILE });
+        let mut bytes = Vec::with_capacity(length as usize);
+        // A block device says that it has no bytes, and ends somewhere all the same.
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
+        match bytes.len() as u64 {
+            0 => Err(LoadError::Empty { name }),
+            bytes if bytes > MAX_FILE => Err(LoadError::Oversized { name, bytes, limit: MAX_FILE }),
+            _ => Ok(File { name, bytes }),
         }
-        let bytes = fs::read(path).map_err(read)?;
-        if bytes.is_empty() { Err(LoadError::Empty { name }) } else { Ok(File { name, bytes }) }
     }
 
     /// Unpacks what gzip packed; other files stay as they are.
@@ -119,10 +121,9 @@ mod tests {
     #[test]
     fn what_is_no_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let said = |path: &Path| File::read(path).unwrap_err().to_string();
-        assert!(said(folder.path()).ends_with("it is a directory, and a file is needed"));
-        assert!(said(Path::new("/dev/null")).ends_with("it is a device or a socket, and a file is needed"));
-        assert!(said(&folder.path().join("missing")).ends_with("No such file or directory (os error 2)"));
+        let said = |path: &Path| File::read(path, fs::File::open(path).unwrap()).unwrap_err().to_string();
+        assert!(said(folder.path()).ends_with("Is a directory (os error 21)"));
+        assert!(said(Path::new("/dev/null")).ends_with("it is empty"));
         let empty = folder.path().join("empty");
         fs::write(&empty, b"").unwrap();
         assert!(said(&empty).ends_with("it is empty"));

@@ -1,8 +1,7 @@
 //! A disk (specification, section 5.2): requests of a queue are reads and writes of a file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::FileTypeExt as _;
 
 use virtio_bindings::virtio_blk as blk;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
@@ -10,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Backend, Kind};
 use crate::error::PcError;
+use crate::files::{self, Files};
 use crate::memory::Map;
 use crate::options;
 
@@ -33,23 +33,14 @@ impl Disk {
     /// Opens the disk's file. `number` becomes part of the name that the guest can read.
     ///
     /// # Errors
-    /// A sentence if it cannot be opened, or is no file or block device with at least a sector.
-    pub fn open(disk: &options::Disk, number: usize) -> Result<Disk, PcError> {
+    /// A sentence if it cannot be opened, or has not even a sector.
+    pub fn open(disk: &options::Disk, number: usize, files: &mut Files) -> Result<Disk, PcError> {
         let path = &disk.file;
-        let open = |error| PcError::Open { what: "the disk", path: path.clone(), error };
-        let unfit = |why: &str| PcError::Unfit { what: "a disk", path: path.clone(), why: why.to_owned() };
-        // Asked first, because opening a FIFO waits for its other end.
-        let kind = path.metadata().map_err(open)?.file_type();
-        if kind.is_dir() {
-            return Err(unfit("it is a directory"));
-        }
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(unfit("it is neither a regular file nor a block device"));
-        }
-        let mut file = OpenOptions::new().read(true).write(!disk.read_only).open(path).map_err(open)?;
-        let bytes = file.seek(SeekFrom::End(0)).map_err(open)?;
+        let mut file = files.open(path, !disk.read_only)?;
+        let bytes = files::length(&mut file, path)?;
         if bytes < SECTOR {
-            return Err(unfit("it has less than the 512 bytes of a sector"));
+            let why = "as a disk, it has less than the 512 bytes of a sector".to_owned();
+            return Err(PcError::Unfit { path: path.clone(), why });
         }
         let name = format!("outboard-disk-{number}");
         Ok(Disk { file, sectors: bytes / SECTOR, read_only: disk.read_only, name })

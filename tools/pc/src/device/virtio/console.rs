@@ -13,8 +13,6 @@ use crate::memory::Map;
 
 /// Queue towards the guest.
 pub const RECEIVE: usize = 0;
-/// Queue from the guest.
-pub const TRANSMIT: usize = 1;
 const QUEUE: u16 = 64;
 /// Most bytes that are copied in one piece.
 const PIECE: usize = 4096;
@@ -105,5 +103,54 @@ impl Console {
 impl Backend for Console {
     fn serve(&mut self, number: usize, queue: &mut Queue, memory: &Map) -> bool {
         if number == RECEIVE { self.receive(queue, memory) } else { self.transmit(queue, memory) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+
+    use super::*;
+    use crate::device::virtio::testing::Driver;
+
+    #[test]
+    fn input_fills_the_guests_buffers_as_they_come() {
+        let input = Input::default();
+        let mut driver =
+            Driver::new(Console::kind(), Box::new(Console::new(Box::new(std::io::sink()), Arc::clone(&input))));
+        driver.begin(1 << VIRTIO_F_VERSION_1);
+        assert_eq!(driver.request(&[(0x4000, 3, true), (0x5000, 10, true)]), None, "there is no input");
+        lock(&input).extend(b"hello");
+        driver.device.live().serve(RECEIVE);
+        assert_eq!((driver.get(0x4000, 4), driver.get(0x5000, 3)), (b"hel\0".to_vec(), b"lo\0".to_vec()));
+        lock(&input).extend(b"x");
+        assert_eq!(driver.request(&[(0x4000, 3, true)]), Some(1));
+        assert!(lock(&input).is_empty());
+    }
+
+    #[test]
+    fn output_is_printed_and_buffers_outside_of_memory_are_not() {
+        #[derive(Clone, Default)]
+        struct Kept(Arc<Mutex<Vec<u8>>>);
+
+        impl Write for Kept {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let printed = Kept::default();
+        let mut console = Console::new(Box::new(printed.clone()), Input::default());
+        let memory = Map::from_ranges(&[(vm_memory::GuestAddress(0), 0x3000)]).unwrap();
+        memory.write_slice(&[b'y'; 5000], vm_memory::GuestAddress(0x100)).unwrap();
+        console.print(0x100, 5000, &memory);
+        console.print(0x2fff, 5000, &memory);
+        console.print(u64::MAX, usize::MAX, &memory);
+        assert_eq!(*printed.0.lock().unwrap(), [b'y'; 5000]);
     }
 }

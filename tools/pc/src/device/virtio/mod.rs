@@ -10,6 +10,8 @@
 pub mod block;
 pub mod console;
 pub mod mmio;
+#[cfg(test)]
+mod testing;
 
 use virtio_queue::Queue;
 
