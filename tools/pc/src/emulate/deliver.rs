@@ -107,7 +107,7 @@ impl<M: Machine> Core<'_, M> {
         }
         let place = self.wrap_table(table.base.wrapping_add(offset));
         let low = self.read_table(place, 8)?;
-        let high = if long { self.read_table(place + 8, 8)? } else { 0 };
+        let high = if long { self.read_table(place.wrapping_add(8), 8)? } else { 0 };
         let kind = (low >> 40) as u8 & 0x1f;
         let width = match (kind, long) {
             (14 | 15, true) => 8,

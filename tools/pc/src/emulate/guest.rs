@@ -94,6 +94,10 @@ impl<P: PhysicalMemory> Machine for Guest<'_, P> {
         self.vcpu.fpu().map_err(state("its x87 and SSE state cannot be had"))
     }
 
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why> {
+        self.vcpu.set_fpu(fpu).map_err(state("its x87 and SSE state cannot be set"))
+    }
+
     fn xsave(&mut self) -> Result<kvm_xsave, Why> {
         self.vcpu.xsave().map_err(state("its extended state cannot be had"))
     }

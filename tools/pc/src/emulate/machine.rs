@@ -27,6 +27,12 @@ pub trait Machine {
     /// [`Why::State`].
     fn fpu(&mut self) -> Result<kvm_fpu, Why>;
 
+    /// Sets what [`Machine::fpu`] gives.
+    ///
+    /// # Errors
+    /// [`Why::State`].
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why>;
+
     /// The whole extended state in the standard form.
     ///
     /// # Errors

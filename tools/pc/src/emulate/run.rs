@@ -98,7 +98,7 @@ impl<M: Machine> Core<'_, M> {
             Err(Stop::Refused(Why::NoMemory(_))) => return Err(Why::NoCode.into()),
             other => other?,
         }
-        let next = linear + here as u64;
+        let next = linear.wrapping_add(here as u64);
         let mut length = here;
         if here < MAX_BYTES {
             match self.read_linear(next, &mut bytes[here..], Access::Fetch) {
@@ -124,7 +124,7 @@ impl<M: Machine> Core<'_, M> {
             // INTO without an overflow.
             Mnemonic::Into => self.cpu.regs.rip = next,
             _ => {
-                let known = self.integer(i)? || self.system(i)? || self.extended(i)?;
+                let known = self.integer(i)? || self.system(i)? || self.vector(i)? || self.extended(i)?;
                 if !known {
                     return Err(Why::Unknown.into());
                 }

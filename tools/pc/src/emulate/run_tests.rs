@@ -1,6 +1,8 @@
 //! From bytes to the end of an instruction: what is decoded, what becomes an exception, what is refused.
 
-use super::super::cpu::flag;
+use proptest::prelude::*;
+
+use super::super::cpu::{cr0, cr4, flag};
 use super::super::testing::*;
 use super::*;
 
@@ -150,4 +152,70 @@ fn the_instruction_pointer_stays_within_its_width() {
     cpu.regs.rip = 0xfffc;
     bench.does(&mut cpu, &[0xf3, 0x0f, 0xb8, 0xc3]); // popcnt ax, bx
     assert_eq!(cpu.regs.rip, 0);
+}
+
+/// Beginnings of the instructions that are carried out here, so that chance finds them.
+const PREFIXES: &[&[u8]] = &[
+    &[],
+    &[0xcc],
+    &[0xcd],
+    &[0xcf],
+    &[0x48, 0xcf],
+    &[0x66],
+    &[0xf3, 0x48],
+    &[0x0f, 0xc7],
+    &[0x48, 0x0f, 0xc7],
+    &[0x48, 0x0f, 0xae],
+    &[0x0f, 0x00],
+    &[0x0f, 0x01],
+    &[0x66, 0x0f],
+    &[0x66, 0x0f, 0x38],
+    &[0xc4, 0xe2],
+    &[0xd9],
+    &[0xdb],
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// Whatever bytes and registers a guest comes with, nothing here panics, and a refusal changes no register.
+    #[test]
+    fn any_bytes_end_in_some_way(
+        mode in 0..4usize,
+        prefix in prop::sample::select(PREFIXES),
+        bytes in prop::collection::vec(any::<u8>(), 15),
+        registers in prop::collection::vec(prop_oneof![any::<u64>(), 0..0x2_0000u64, Just(u64::MAX)], 9),
+        tables in prop::collection::vec(prop_oneof![4 => Just(None), 1 => any::<u64>().prop_map(Some)], 4),
+        noise in prop::collection::vec((0..MEMORY as u64 - 8, any::<u64>()), 0..8),
+    ) {
+        let mut bench = Bench::new();
+        let mut cpu = match mode {
+            0 => real(),
+            1 => protected(&mut bench),
+            2 => long(&mut bench),
+            _ => as_user(long(&mut bench)),
+        };
+        let regs = &mut cpu.regs;
+        [regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp] = registers[..7].try_into().unwrap();
+        if registers[7] & 1 != 0 {
+            regs.rsp = registers[8];
+        }
+        let sregs = &mut cpu.sregs;
+        sregs.cr4 |= cr4::OSXSAVE | cr4::OSFXSR | cr4::FSGSBASE;
+        for (place, table) in [&mut sregs.gdt.base, &mut sregs.idt.base, &mut sregs.tr.base, &mut sregs.fs.base].into_iter().zip(tables) {
+            *place = table.unwrap_or(*place);
+        }
+        sregs.cr0 &= !cr0::TS;
+        for vector in 0..32 {
+            bench.gate(&cpu, vector, if mode == 1 { CODE32 } else { CODE64 }, 0x7000, 3, 14);
+        }
+        for (at, value) in noise {
+            bench.put64(at, value);
+        }
+        let code = [prefix, &bytes].concat();
+        let before = cpu;
+        if execute(&mut cpu, &mut bench, &code[..15]).is_err() {
+            prop_assert!(cpu == before);
+        }
+    }
 }

@@ -141,7 +141,7 @@ impl<M: Machine> Core<'_, M> {
             return Ok(());
         }
         let byte = (descriptor.raw >> 40) as u8 | Descriptor::ACCESSED;
-        self.write_linear(descriptor.place + 5, &[byte], Access::WriteTable)
+        self.write_linear(descriptor.place.wrapping_add(5), &[byte], Access::WriteTable)
     }
 
     /// Loads a stack segment for this privilege; `refused` is the exception for one that is wrong.

@@ -75,6 +75,11 @@ impl Machine for Bench {
         Ok(self.fpu)
     }
 
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why> {
+        self.fpu = *fpu;
+        Ok(())
+    }
+
     fn xsave(&mut self) -> Result<kvm_xsave, Why> {
         Ok(kvm_xsave { region: self.xsave.region, ..kvm_xsave::default() })
     }

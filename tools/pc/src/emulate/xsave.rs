@@ -113,7 +113,7 @@ impl<M: Machine> Core<'_, M> {
             legacy[MXCSR].copy_from_slice(&ours[MXCSR]);
         }
         let mut header = [0; HEADER];
-        self.read_linear(linear + LEGACY as u64, &mut header, Access::Read)?;
+        self.read_linear(linear.wrapping_add(LEGACY as u64), &mut header, Access::Read)?;
         let state = if compacted { in_use } else { word(&header, 0) & !asked | in_use };
         header[..8].copy_from_slice(&state.to_le_bytes());
         if compacted {
@@ -124,9 +124,9 @@ impl<M: Machine> Core<'_, M> {
         for part in self.parts(asked, compacted.then_some(asked))? {
             let zeros = [0; AREA];
             let from = if in_use & part.bit != 0 { &ours[part.ours..] } else { &zeros[..] };
-            self.write_linear(linear + part.theirs as u64, &from[..part.length], Access::Write)?;
+            self.write_linear(linear.wrapping_add(part.theirs as u64), &from[..part.length], Access::Write)?;
         }
-        self.write_linear(linear + LEGACY as u64, &header, Access::Write)
+        self.write_linear(linear.wrapping_add(LEGACY as u64), &header, Access::Write)
     }
 
     fn restore(&mut self, i: &Instruction, only_compacted: bool) -> Result<(), Stop> {
@@ -166,7 +166,7 @@ impl<M: Machine> Core<'_, M> {
         }
         for part in self.parts(loaded, compacted.then_some(comp))? {
             let to = part.ours..part.ours + part.length;
-            self.read_linear(linear + part.theirs as u64, &mut ours[to], Access::Read)?;
+            self.read_linear(linear.wrapping_add(part.theirs as u64), &mut ours[to], Access::Read)?;
         }
         // A component that is asked for and not in the area goes back to how it is after reset.
         let now = word(&ours, STATE_BV) & !asked | loaded;
