@@ -51,8 +51,6 @@ pub mod cr0 {
     pub const PE: u64 = 1;
     /// WAIT looks at TS.
     pub const MP: u64 = 1 << 1;
-    /// There is no x87.
-    pub const EM: u64 = 1 << 2;
     /// The task was switched: x87 and SSE trap.
     pub const TS: u64 = 1 << 3;
     /// x87 errors are exceptions.
@@ -69,8 +67,6 @@ pub mod cr4 {
     pub const PSE: u64 = 1 << 4;
     /// Entries of 64 bits.
     pub const PAE: u64 = 1 << 5;
-    /// SSE.
-    pub const OSFXSR: u64 = 1 << 9;
     /// Translations that outlive a change of tables.
     pub const PGE: u64 = 1 << 7;
     /// Five levels of tables.

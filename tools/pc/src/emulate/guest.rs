@@ -94,10 +94,6 @@ impl<P: PhysicalMemory> Machine for Guest<'_, P> {
         self.vcpu.fpu().map_err(state("its x87 and SSE state cannot be had"))
     }
 
-    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why> {
-        self.vcpu.set_fpu(fpu).map_err(state("its x87 and SSE state cannot be set"))
-    }
-
     fn xsave(&mut self) -> Result<kvm_xsave, Why> {
         self.vcpu.xsave().map_err(state("its extended state cannot be had"))
     }
@@ -111,6 +107,12 @@ impl<P: PhysicalMemory> Machine for Guest<'_, P> {
         let known = &xcrs.xcrs[..(xcrs.nr_xcrs as usize).min(xcrs.xcrs.len())];
         // Where the processor has only the one, KVM may list none: then it has its value after reset.
         Ok(known.iter().find(|register| register.xcr == 0).map_or(1, |register| register.value))
+    }
+
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], Why> {
+        let leaves = self.vcpu.cpuid().map_err(state("its CPUID cannot be had"))?;
+        let found = leaves.iter().find(|entry| (entry.function, entry.index) == (leaf, subleaf));
+        Ok(found.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx]))
     }
 
     fn msr(&mut self, index: u32) -> Result<u64, Why> {

@@ -27,12 +27,6 @@ pub trait Machine {
     /// [`Why::State`].
     fn fpu(&mut self) -> Result<kvm_fpu, Why>;
 
-    /// Sets what [`Machine::fpu`] gives.
-    ///
-    /// # Errors
-    /// [`Why::State`].
-    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why>;
-
     /// The whole extended state in the standard form.
     ///
     /// # Errors
@@ -50,6 +44,12 @@ pub trait Machine {
     /// # Errors
     /// [`Why::State`].
     fn xcr0(&mut self) -> Result<u64, Why>;
+
+    /// EAX, EBX, ECX and EDX of a CPUID leaf that has subleaves, zeros if there is none.
+    ///
+    /// # Errors
+    /// [`Why::State`].
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], Why>;
 
     /// An MSR.
     ///

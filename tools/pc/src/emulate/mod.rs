@@ -6,7 +6,7 @@
 //!
 //! [`execute`] is the core: one instruction on a [`Cpu`] and a [`Machine`], without KVM. Rooms within:
 //! `run` decodes, dispatches and turns faults into exceptions of the guest; `deliver` and `ret` enter and leave handlers;
-//! `paging` and `segments` find addresses; `integer`, `system`, `vector` and `x87` say what instructions do.
+//! `paging` and `segments` find addresses; `integer`, `system` and `xsave` say what instructions do.
 
 mod core;
 mod cpu;
@@ -22,8 +22,7 @@ mod segments;
 mod system;
 #[cfg(test)]
 mod testing;
-mod vector;
-mod x87;
+mod xsave;
 
 pub use cpu::Cpu;
 pub use fault::{Exception, Refusal, Why};

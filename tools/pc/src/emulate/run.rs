@@ -30,6 +30,11 @@ pub fn execute<M: Machine>(cpu: &mut Cpu, machine: &mut M, given: &[u8]) -> Resu
         Err(stop) => Err(stop),
     };
     let done = match done {
+        // What a user's program cannot do is no reason to end the kernel: KVM too gives it this exception.
+        Err(Stop::Refused(Why::Unknown)) if start.cpl() == 3 => Err(Exception::INVALID_OPCODE.into()),
+        other => other,
+    };
+    let done = match done {
         Err(Stop::Exception(exception)) => core.raise(&start, exception),
         Err(Stop::Refused(why)) => Err(why),
         Ok(()) => Ok(()),
@@ -119,7 +124,7 @@ impl<M: Machine> Core<'_, M> {
             // INTO without an overflow.
             Mnemonic::Into => self.cpu.regs.rip = next,
             _ => {
-                let known = self.integer(i)? || self.system(i)? || self.vector(i)? || self.x87(i)?;
+                let known = self.integer(i)? || self.system(i)? || self.extended(i)?;
                 if !known {
                     return Err(Why::Unknown.into());
                 }

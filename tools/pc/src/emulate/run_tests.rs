@@ -69,6 +69,15 @@ fn what_nobody_knows_is_named_and_changes_nothing() {
 }
 
 #[test]
+fn a_users_program_gets_an_exception_for_what_nobody_knows() {
+    let mut bench = Bench::new();
+    let mut cpu = as_user(long(&mut bench));
+    bench.gate(&cpu, 6, CODE64, 0x7000, 0, 14);
+    bench.does(&mut cpu, &[0x62, 0xf1, 0x75, 0x48, 0xef, 0xc2]);
+    assert_eq!((cpu.regs.rip, cpu.cpl()), (0x7000, 0));
+}
+
+#[test]
 fn memory_that_is_not_there_is_named() {
     let mut bench = Bench::new();
     let mut cpu = protected(&mut bench);

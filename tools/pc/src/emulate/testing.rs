@@ -75,11 +75,6 @@ impl Machine for Bench {
         Ok(self.fpu)
     }
 
-    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why> {
-        self.fpu = *fpu;
-        Ok(())
-    }
-
     fn xsave(&mut self) -> Result<kvm_xsave, Why> {
         Ok(kvm_xsave { region: self.xsave.region, ..kvm_xsave::default() })
     }
@@ -93,8 +88,20 @@ impl Machine for Bench {
         Ok(self.xcr0)
     }
 
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], Why> {
+        // AVX and the opmasks, as processors of Intel have them.
+        Ok(match (leaf, subleaf) {
+            (0xd, 2) => [256, 576, 0, 0],
+            (0xd, 5) => [64, 1088, 0, 0],
+            _ => [0; 4],
+        })
+    }
+
     fn msr(&mut self, index: u32) -> Result<u64, Why> {
-        Err(Why::State(format!("no MSR {index:#x}")))
+        match index {
+            0xda0 => Ok(0),
+            _ => Err(Why::State(format!("no MSR {index:#x}"))),
+        }
     }
 
     fn random(&mut self) -> Result<u64, Why> {
