@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::files;
 
@@ -19,13 +19,14 @@ pub const MAX_MEMORY: u64 = 1 << 40;
 
 /// The machine that is asked for.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(group = ArgGroup::new("begin").required(true).args(["firmware", "kernel"]))]
 pub struct Options {
     /// Firmware image, such as /usr/share/seabios/bios.bin: it ends at 4 GiB, and its last 128 KiB at 1 MiB too.
     #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
 
     /// Kernel that is started without firmware: a multiboot image, a Linux bzImage or vmlinux, or any file with --format.
-    #[arg(long, value_name = "FILE", required_unless_present = "firmware", conflicts_with = "firmware")]
+    #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
 
     /// What the kernel is: detect, multiboot, linux, pvh, or an address such as 0x7c00 for a flat binary.
