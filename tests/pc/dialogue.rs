@@ -16,6 +16,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 /// Time that a dialogue may take; one that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
+/// Time for a kernel.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
 /// `outboard pc` with these words.
 pub fn pc(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
@@ -71,6 +74,12 @@ impl Dialogue {
         let complaints = pieces(child.stderr.take().expect("a pipe"));
         let deadline = Instant::now() + WATCHDOG;
         Dialogue { child, input, terminal, output, complaints, text: Vec::new(), seen: 0, deadline }
+    }
+
+    /// Gives the dialogue more time, for kernels on hosts that emulate each of their instructions.
+    pub fn patiently(mut self) -> Dialogue {
+        self.deadline = Instant::now() + PATIENCE;
+        self
     }
 
     /// Waits until this is printed, behind what was waited for before; returns what came up to its end.

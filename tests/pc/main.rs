@@ -7,6 +7,8 @@ mod dialogue;
 mod files;
 mod firmware;
 mod guests;
+mod instructions;
+mod kernels;
 mod terminal;
 
 use std::path::Path;
@@ -27,7 +29,11 @@ pub type Case = (&'static str, &'static [&'static str], fn());
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let kvm = outboard::kvm::System::open(Path::new("/dev/kvm")).err().map(|error| error.to_string());
-    let cases = [firmware::CASES, files::CASES, terminal::CASES].concat();
+    let mut cases = [firmware::CASES, files::CASES, instructions::CASES, kernels::CASES, terminal::CASES].concat();
+    match std::env::var_os("OUTBOARD_TEST_LINUX") {
+        Some(_) => cases.extend(kernels::OPT_IN),
+        None => eprintln!("{} tests of Linux are left out: OUTBOARD_TEST_LINUX=1 asks for them", kernels::OPT_IN.len()),
+    }
     let trials = cases.into_iter().map(|(name, needs, test)| {
         let missing = needs.iter().find(|file| !Path::new(file).exists());
         let lack = kvm.clone().or_else(|| missing.map(|file| format!("there is no {file}")));
