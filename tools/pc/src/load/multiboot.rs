@@ -118,7 +118,7 @@ fn load_flat(
         (header.offset as u64).checked_sub(before).ok_or_else(|| malformed("the image begins before the file"))?;
     let bytes = file.bytes.len() as u64;
     // An end of 0 is the end of the file.
-    let length = if end == 0 { bytes - offset } else { end.checked_sub(start).unwrap_or_default() };
+    let length = if end == 0 { bytes - offset } else { end.saturating_sub(start) };
     if length == 0 {
         return Err(malformed("the image ends before it begins"));
     }

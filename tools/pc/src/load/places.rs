@@ -80,7 +80,7 @@ impl Places {
         if bytes == 0 {
             return Ok(());
         }
-        let end = start.checked_add(bytes).unwrap_or(u64::MAX);
+        let end = start.saturating_add(bytes);
         if !self.ram.iter().any(|ram| ram.start <= start && end <= ram.end) {
             return Err(LoadError::NoMemory { what: what.to_owned(), start, end });
         }
