@@ -23,6 +23,9 @@ pub const BIOS_MICROVM: &str = "/usr/share/seabios/bios-microvm.bin";
 /// U-Boot for QEMU's PC: Debian's `u-boot-qemu`.
 pub const U_BOOT: &str = "/usr/lib/u-boot/qemu-x86/u-boot.rom";
 
+/// A game that multiboot starts: Debian's `grub-invaders`.
+pub const INVADERS: &str = "/boot/invaders.exec";
+
 /// A test: its name, what has to be installed for it, and itself.
 pub type Case = (&'static str, &'static [&'static str], fn());
 

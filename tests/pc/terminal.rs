@@ -3,14 +3,28 @@
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::dialogue::{Dialogue, pc};
-use crate::{Case, U_BOOT};
+use crate::{Case, INVADERS, U_BOOT};
 
 pub const CASES: &[Case] = &[
     ("keys_go_to_the_guest_and_the_escape_key_leaves", &[U_BOOT], keys_go_to_the_guest_and_the_escape_key_leaves),
+    ("a_text_display_is_drawn_and_has_a_keyboard", &[INVADERS], a_text_display_is_drawn_and_has_a_keyboard),
     ("a_killed_plugin_leaves_the_terminal_as_it_was", &[U_BOOT], a_killed_plugin_leaves_the_terminal_as_it_was),
     ("a_terminal_that_goes_away_ends_the_machine", &[U_BOOT], a_terminal_that_goes_away_ends_the_machine),
     ("an_input_that_ends_does_not_end_the_machine", &[U_BOOT], an_input_that_ends_does_not_end_the_machine),
 ];
+
+fn a_text_display_is_drawn_and_has_a_keyboard() {
+    let mut run = Dialogue::by_terminal(&pc(&["--kernel", INVADERS, "--vga"]));
+    run.until("\x1b[2J");
+    run.until("-*-");
+    run.until("_");
+    run.types(" ");
+    run.until("|");
+    run.types("\x01x");
+    run.until("\x1b[25;1H\r\n\x1b[?25h"); // the cursor is back, below the display
+    let (status, _, said) = run.ended();
+    assert_eq!(status.code(), Some(0), "{said}");
+}
 
 fn is_raw(run: &Dialogue) -> bool {
     let mode = tcgetattr(run.terminal()).expect("a terminal");

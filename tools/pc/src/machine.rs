@@ -118,6 +118,9 @@ impl Machine {
         let exit: Shared = Arc::new(Mutex::new(DebugExit::new(ending.clone())));
         bus.add("debug exit", Space::Port, 0xf4..0xf8, Synchronous, &exit);
         let keyboard = Arc::new(Mutex::new(Bytewise(Keyboard::new(ending.clone(), host.irq(KEYBOARD_IRQ)?))));
+        if firmware.is_none() {
+            lock(&keyboard).0.switch_on();
+        }
         add_keyboard(&mut bus, &keyboard);
         let speaker: Shared = Arc::new(Mutex::new(Bytewise(Speaker::new(host.timer()?, monotonic))));
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);

@@ -26,8 +26,9 @@ const TEXT: u64 = DISPLAY.start + 0x1_8000;
 const TEXT_LENGTH: usize = 0x8000;
 /// Time between two looks at the display.
 const FRAME: Duration = Duration::from_millis(40);
-/// Time between two keys: as fast as somebody types who is very fast. A keyboard remembers few.
-const KEY: Duration = Duration::from_millis(10);
+/// How long a key stays down, and then up. A terminal tells of neither; games look once a frame, and a keyboard remembers
+/// few keys.
+const KEY: Duration = Duration::from_millis(30);
 
 /// Runs the machine as the plugin of the VMM that started this process; the exit status. With `files_from`, the files of
 /// [`Options::files`] lie open as descriptors from that number on.

@@ -88,6 +88,11 @@ impl Keyboard {
         }
     }
 
+    /// Switches the keyboard on, as firmware leaves it for what it starts.
+    pub fn switch_on(&mut self) {
+        self.mode = MODE_INTERRUPT | MODE_SELF_TEST | MODE_MOUSE_DISABLED | MODE_TRANSLATE;
+    }
+
     /// A key goes down or up: its code in set 1, with 0xe0 before it where it has that. True if the keyboard took it.
     pub fn key(&mut self, code: &[u8]) -> bool {
         if !self.scanning || self.keys.len() + code.len() > MEMORY {
