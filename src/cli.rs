@@ -157,6 +157,10 @@ struct JailArgs {
     #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
     user: Option<String>,
 
+    /// Run the VMM itself without the seccomp filters of its main thread and its vCPU threads.
+    #[arg(long)]
+    no_vmm_seccomp: bool,
+
     /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
     plugin_env: Vec<OsString>,
@@ -267,7 +271,8 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
     let own: Vec<_> = std::env::vars_os().collect();
     let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
     // What the jail is given is checked also when it is not used.
-    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let user = args.jail.user.as_deref().map(config::jail::user).transpose()?;
+    let cage = VmmCage { user, unfiltered: args.jail.no_vmm_seccomp };
     let jail = plan(args, &program, cage.user)?;
     let (jail, environment) = match args.jail.disable_sandbox {
         true => (None, environment::uncaged(&own, &wanted)),
