@@ -1,5 +1,6 @@
 //! The command line: words in, an exit status out.
 
+mod pc;
 mod policy;
 
 use std::ffi::{CString, OsString};
@@ -38,12 +39,17 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(Box<RunArgs>),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -111,6 +117,10 @@ struct RunArgs {
     /// Say more on standard error: -v the end report and what happens, -vv also each step.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// This executable is the plugin of the PC.
+    #[arg(skip)]
+    pc: Option<pc::Plugin>,
 }
 
 /// The jail of the plugin, and the VMM's own.
@@ -170,6 +180,8 @@ struct JailArgs {
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
+        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
         Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
@@ -191,7 +203,8 @@ fn run(args: &RunArgs) -> u8 {
     };
     if args.jail.explain_jail {
         let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
-        let _ = write!(std::io::stdout(), "{jail}{}", settings.cage);
+        let files = args.pc.as_ref().map(pc::Plugin::explain).unwrap_or_default();
+        let _ = write!(std::io::stdout(), "{jail}{files}{}", settings.cage);
         return 0;
     }
     match &settings.jail {
@@ -218,8 +231,10 @@ fn warn_of(jail: &Plan) {
 /// Prints what the user wants to know of a run.
 fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
-    let embedded = args.plugin.is_none();
-    if status != 0 || args.verbose > 0 {
+    let embedded = args.plugin.is_none() && args.pc.is_none();
+    // The PC has said itself why it ended, if it could.
+    let told = args.pc.is_some() && report.outcome.is_plugins_own();
+    if (status != 0 && !told) || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
     let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
@@ -260,12 +275,13 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
             validate_program(path).map_err(|error| error.to_string())?;
             (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
         }
+        None if args.pc.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
         None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned().into()),
     };
-    for param in &args.params {
+    for param in args.pc.iter().flat_map(|pc| &pc.words).chain(&args.params) {
         argv.push(c_string(param.as_bytes())?);
     }
     let own: Vec<_> = std::env::vars_os().collect();
@@ -288,6 +304,7 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         irqchip: args.irqchip,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
+        files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),
         environment,
         cage,
         jail,

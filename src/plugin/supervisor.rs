@@ -55,6 +55,8 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
+    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
+    pub files: Vec<Arc<OwnedFd>>,
     /// The plugin's environment, but for the variables that name its socket.
     pub environment: Vec<(OsString, OsString)>,
     /// What the VMM gives up once the plugin runs.

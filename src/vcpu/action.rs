@@ -20,7 +20,8 @@ pub enum Action {
 pub fn decide(access: &Access, rules: &Rules) -> Action {
     match rules.ranges.find(access.space, access.address) {
         Some(RangeKind::Synchronous) => Action::Deliver,
-        Some(RangeKind::Posted) if access.is_write => Action::Post,
+        Some(RangeKind::Posted | RangeKind::PostedWrites) if access.is_write => Action::Post,
+        Some(RangeKind::PostedWrites) => Action::Deliver,
         _ => Action::Unclaimed(rules.unclaimed),
     }
 }
@@ -34,6 +35,7 @@ mod tests {
         let mut rules = Rules { unclaimed: 0xff, ..Rules::default() };
         rules.ranges.reserve(Space::Port, 0x10, 4, RangeKind::Synchronous).unwrap();
         rules.ranges.reserve(Space::Port, 0x20, 4, RangeKind::Posted).unwrap();
+        rules.ranges.reserve(Space::Port, 0x30, 4, RangeKind::PostedWrites).unwrap();
         rules.ranges.reserve(Space::Mmio, 0x1000, 8, RangeKind::Synchronous).unwrap();
         rules
     }
@@ -52,6 +54,12 @@ mod tests {
     fn posted_ranges_take_writes_only() {
         assert_eq!(decide(&port(0x20, true), &rules()), Action::Post);
         assert_eq!(decide(&port(0x20, false), &rules()), Action::Unclaimed(0xff));
+    }
+
+    #[test]
+    fn writes_alone_can_be_posted() {
+        assert_eq!(decide(&port(0x30, true), &rules()), Action::Post);
+        assert_eq!(decide(&port(0x30, false), &rules()), Action::Deliver);
     }
 
     #[test]
