@@ -38,9 +38,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run a PC from firmware or a kernel, with its devices in another process.
-    Pc(pc::PcArgs),
+    Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -175,7 +175,7 @@ struct JailArgs {
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
-        Ok(Cli { command: Command::Pc(args) }) => pc::main(args),
+        Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
         Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
         Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
@@ -259,7 +259,7 @@ impl From<String> for Refused {
 
 impl From<PlanError> for Refused {
     fn from(error: PlanError) -> Refused {
-        let lacks = error.is_lack_of_right();
+        let lacks = error.is_lack();
         Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
     }
 }

@@ -61,6 +61,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "tests/common/guest.rs",
     "tests/cli/host.rs",
     "tests/hostile/sys.rs",
+    "tests/jail/sys.rs",
 ];
 
 /// Lines above an `unsafe` block in which its `SAFETY:` comment begins.

@@ -41,18 +41,29 @@ const CHILD_CALLS: [&str; 3] = ["sendmmsg", "execve", "exit_group"];
 /// The exit status of a child half that does not become the program.
 const NOT_EXECUTED: i32 = 127;
 
-/// Puts instructions before a program that allow the calls of the child half to whoever knows the secret. `None` if the
-/// program is too long for that.
+/// Puts instructions before a program that allow the calls of the child half to whoever knows the secret, and that let
+/// nobody take back `PR_SET_PDEATHSIG`, whatever the policy: the plugin dies with the VMM. `None` if the program is too
+/// long for that.
 pub fn guarded(program: &[Instruction], secret: u64) -> Option<Vec<Instruction>> {
     let mut guard = Assembler::new();
     let (known, policy) = (guard.label(), guard.label());
+    let (prctl, refused) = (guard.label(), guard.label());
     guard.load(4);
     guard.branch(Test::Equal, ARCH_X86_64, Target::Next, Target::To(policy));
     guard.load(0);
     for number in CHILD_CALLS.into_iter().filter_map(syscalls::number) {
         guard.branch(Test::Equal, number, Target::To(known), Target::Next);
     }
+    if let Some(number) = syscalls::number("prctl") {
+        guard.branch(Test::Equal, number, Target::To(prctl), Target::Next);
+    }
     guard.jump(policy);
+    guard.place(prctl);
+    guard.load(16);
+    guard.branch(Test::Equal, libc::PR_SET_PDEATHSIG as u32, Target::To(refused), Target::Next);
+    guard.jump(policy);
+    guard.place(refused);
+    guard.answer(Action::Errno(libc::EPERM as u16));
     guard.place(known);
     for (offset, half) in [(56, secret as u32), (60, (secret >> 32) as u32)] {
         guard.load(offset);

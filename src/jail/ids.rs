@@ -135,6 +135,18 @@ impl Ids {
     }
 }
 
+/// Whether a map, as `/proc/PID/uid_map` shows it, has an inner id: whether the id exists in that namespace.
+pub fn covers(map: &str, id: u32) -> bool {
+    let covers = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(inner)), Some(Ok(_)), Some(Ok(count))) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return false;
+        };
+        (inner..inner.saturating_add(count)).contains(&id.into())
+    };
+    map.lines().any(covers)
+}
+
 /// A map as the kernel reads it.
 pub fn text(maps: &[IdMap]) -> String {
     let mut text = String::new();
@@ -184,6 +196,13 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_a_container_are_those_of_its_map() {
+        assert!(covers("         0          0 4294967295\n", NOBODY));
+        assert!(covers("0 1000 1\n1 100000 65534\n", 65534));
+        assert!(!covers("0 1000 1\n", NOBODY) && !covers("", 0) && !covers("x y z\n", 0));
+    }
+
+    #[test]
     fn wrong_maps_are_refused() {
         let refused = |maps: &[IdMap]| Ids::new(ROOT, (7, 7), maps).unwrap_err();
         for wrong in [map(0, 0, 0), map(u32::MAX, 0, 1), map(0, u32::MAX, 1), map(1, 1, u32::MAX)] {
@@ -193,7 +212,7 @@ mod tests {
             (map(1, 10, 5), map(5, 20, 1)),
             (map(1, 10, 5), map(20, 14, 3)),
             (map(5, 20, 1), map(1, 10, 5)),
-            (map(0, 100, 3), map(2, 200, 9)),
+            (map(10, 100, 3), map(12, 200, 9)),
         ] {
             assert_eq!(refused(&[a, b]), IdsError::Meets(b, a));
         }

@@ -85,12 +85,12 @@ pub struct Bind {
 }
 
 impl Bind {
-    /// A mount without which the plugin would not start.
-    pub fn needed(source: &Path, target: &Path, why: Why) -> Bind {
+    /// A mount without which the plugin would not start, under the path that it has on the host.
+    pub fn needed(path: &Path, why: Why) -> Bind {
         let kind = if why == Why::Device { Kind::Device } else { Kind::File };
         let runs = matches!(why, Why::Program | Why::Interpreter | Why::Library);
         let attributes = Attributes { read_only: true, no_suid: true, no_dev: why != Why::Device, no_exec: !runs };
-        Bind { source: source.to_owned(), target: target.to_owned(), kind, attributes, nested: false, why }
+        Bind { source: path.to_owned(), target: path.to_owned(), kind, attributes, nested: false, why }
     }
 
     /// A mount that the user asked for. What can be written there cannot be executed.

@@ -32,7 +32,7 @@ fn fault(wishes: &[Wish]) -> MountFault {
 }
 
 fn needed(path: &str, why: Why) -> Bind {
-    Bind::needed(Path::new(path), Path::new(path), why)
+    Bind::needed(Path::new(path), why)
 }
 
 #[test]

@@ -90,17 +90,25 @@ pub enum PlanError {
         /// The caller.
         uid: u32,
     },
+    /// The program is not where it was.
+    #[error("the program {} cannot be found: {errno}; was it deleted or replaced?", program.display())]
+    Lost {
+        /// Its path.
+        program: PathBuf,
+        /// Why not.
+        errno: Errno,
+    },
     /// A path holds a zero byte.
     #[error("the path {} holds a zero byte", .0.display())]
     ZeroByte(PathBuf),
 }
 
 impl PlanError {
-    /// Whether the arguments would do for another caller.
-    pub fn is_lack_of_right(&self) -> bool {
+    /// Whether the arguments would do for another caller, or at another time.
+    pub fn is_lack(&self) -> bool {
         match self {
             PlanError::Ids(ids) => ids.is_lack_of_right(),
-            PlanError::NoRight { .. } => true,
+            PlanError::NoRight { .. } | PlanError::Lost { .. } => true,
             _ => false,
         }
     }
@@ -152,20 +160,18 @@ impl Plan {
         let creds::Ids { uid, gid } = creds::effective_ids();
         let unlimited = OpenFiles { soft: 1024, hard: 1024 };
         let facts = Facts {
-            caller: Caller { uid, gid, may_map: creds::may_set_ids() },
+            caller: Caller { uid, gid, may_map: may_map(request.user) },
             process_limit: rlimit::process_limit().map_or(u64::MAX, |(_, hard)| hard),
             open_files: rlimit::open_files().unwrap_or(unlimited),
             landlock: landlock::version(),
         };
-        // Its true path, which is what it sees of itself; what was deleted under way is still there behind /proc.
-        let (source, target) = match program.canonicalize() {
-            Ok(path) => (path.clone(), path),
-            Err(_) => (program.to_owned(), PathBuf::from("/plugin")),
-        };
-        Plan::new(request, filter, &facts, (&source, &target), &program::HostFiles)
+        // Its true path is what it sees of itself. The way over /proc/self/exe would lead to another mount namespace.
+        let lost = |error: std::io::Error| PlanError::Lost { program: program.to_owned(), errno: error.into() };
+        let path = program.canonicalize().map_err(lost)?;
+        Plan::new(request, filter, &facts, &path, &program::HostFiles)
     }
 
-    /// Plans the jail of a program: where it is on the host, and where the plugin finds it.
+    /// Plans the jail of a program, by its true path.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -173,7 +179,7 @@ impl Plan {
         request: &Request,
         filter: Choice,
         facts: &Facts,
-        program: (&Path, &Path),
+        program: &Path,
         files: &(impl Files + Lookup),
     ) -> Result<Plan, PlanError> {
         let root = check_root(request.root.as_deref(), files)?;
@@ -182,16 +188,26 @@ impl Plan {
         }
         let outer = request.user.map_or((ids::NOBODY, ids::NOBODY), |user| (user.uid, user.gid));
         let ids = Ids::new(facts.caller, outer, &request.gid_maps)?;
-        let (source, target) = program;
-        let needs = program::needs(files, source);
-        let binds = mounts::arrange(files, &request.mounts, needed(source, target, &needs))
+        let needs = program::needs(files, program);
+        let binds = mounts::arrange(files, &request.mounts, needed(program, &needs))
             .map_err(|(wish, fault)| PlanError::Mount { wish, fault })?;
         let missing = needs.missing;
         let wanted = PROCESSES + PROCESSES_PER_VCPU * u64::from(request.vcpus);
         let processes = wanted.min(facts.process_limit);
         let steps = steps(root, &ids, &binds, facts, processes)?;
-        Ok(Plan { program: target.to_owned(), ids, steps, slots: binds.len(), filter, missing })
+        Ok(Plan { program: program.to_owned(), ids, steps, slots: binds.len(), filter, missing })
     }
+}
+
+/// Whether the calling thread may give the plugin other ids than its own. It takes capabilities, and also that those ids
+/// exist in its own user namespace: the root of a container may lack both.
+fn may_map(user: Option<User>) -> bool {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let (uid, gid) = user.map_or((ids::NOBODY, ids::NOBODY), |user| (user.uid, user.gid));
+    creds::may_set_ids()
+        && ids::covers(&read("uid_map"), uid)
+        && ids::covers(&read("gid_map"), gid)
+        && read("setgroups").trim() != "deny"
 }
 
 fn check_root<'a>(root: Option<&'a Path>, files: &impl Lookup) -> Result<&'a Path, PlanError> {
@@ -208,11 +224,11 @@ fn check_root<'a>(root: Option<&'a Path>, files: &impl Lookup) -> Result<&'a Pat
 }
 
 /// The mounts without which the program would not start, and the devices.
-fn needed(source: &Path, target: &Path, needs: &program::Needs) -> Vec<Bind> {
-    let mut binds = vec![Bind::needed(source, target, Why::Program)];
+fn needed(program: &Path, needs: &program::Needs) -> Vec<Bind> {
+    let mut binds = vec![Bind::needed(program, Why::Program)];
     let mut add = |path: &Path, why| {
         if !binds.iter().any(|bind| bind.target == path) {
-            binds.push(Bind::needed(path, path, why));
+            binds.push(Bind::needed(path, why));
         }
     };
     needs.interpreters.iter().for_each(|path| add(path, Why::Interpreter));
@@ -255,6 +271,7 @@ fn steps(root: &Path, ids: &Ids, binds: &[Bind], facts: &Facts, processes: u64) 
         steps.push(Step::Open { source, recursive, slot, why: why(bind) });
     }
     steps.push(Step::Unshare { namespaces: ENTERED, names: "net, ipc, uts, cgroup" });
+    steps.push(Step::NoNamespaces);
     steps.push(Step::HostName(CString::new(HOST_NAME).expect("letters")));
     steps.push(Step::AwaitMaps);
     steps.push(Step::TakeIds { uid: ids.uid, gid: ids.gid });
@@ -267,14 +284,15 @@ fn steps(root: &Path, ids: &Ids, binds: &[Bind], facts: &Facts, processes: u64) 
     for file in &files {
         steps.push(Step::MakeFile(relative(file)?));
     }
+    // Before what is mounted on it, which it would hide.
+    if own_tmp {
+        steps.push(Step::KeepWritable(relative(tmp)?));
+    }
     for (slot, bind) in binds.iter().enumerate() {
         let (target, attributes, nested) = (relative(&bind.target)?, bind.attributes, bind.nested);
         steps.push(Step::Attach { slot, target, attributes, recursive: bind.kind == Kind::Folder, nested });
     }
     steps.push(Step::MountProc);
-    if own_tmp {
-        steps.push(Step::KeepWritable(relative(tmp)?));
-    }
     steps.extend([Step::SealRoot, Step::ChangeRoot]);
     steps.extend([
         Step::Limit(Limit::CoreSize, 0),

@@ -50,6 +50,8 @@ pub enum Step {
         /// Their names.
         names: &'static str,
     },
+    /// Allow no user namespaces within this one.
+    NoNamespaces,
     /// Keep a file or folder of the host at hand.
     Open {
         /// Its path.
@@ -147,6 +149,7 @@ impl fmt::Display for Step {
         match self {
             Step::NewSession => write!(f, "setsid"),
             Step::Unshare { names, .. } => write!(f, "unshare({names})"),
+            Step::NoNamespaces => write!(f, "user.max_user_namespaces = 0"),
             Step::Open { source, .. } => write!(f, "open_tree({})", seen(source)),
             Step::AwaitMaps => write!(f, "waiting for the id maps"),
             Step::TakeIds { uid, gid } => write!(f, "setresgid({gid}), setresuid({uid})"),
@@ -194,6 +197,7 @@ impl Step {
         match self {
             Step::NewSession => "no controlling terminal, so nothing can be typed into it",
             Step::Unshare { .. } => "no network, no shared memory, semaphores or names of the host",
+            Step::NoNamespaces => "no further user namespace, in which there would be rights again",
             Step::Open { why, .. } => why,
             Step::AwaitMaps => "the parent writes uid_map, setgroups and gid_map",
             Step::TakeIds { .. } => "files of the caller are not the plugin's",
@@ -265,8 +269,9 @@ impl ChildStep for JailStep {
     }
 
     fn is_optional(&self) -> bool {
-        // A container may have covered parts of /proc, and then the kernel lets no new one be mounted.
-        self.step == Step::MountProc
+        // A container may have made /proc/sys read-only, or covered parts of /proc, and then the kernel lets no new one be
+        // mounted.
+        matches!(self.step, Step::NoNamespaces | Step::MountProc)
     }
 
     fn is_host_s(&self) -> bool {
@@ -278,6 +283,7 @@ impl ChildStep for JailStep {
         match &self.step {
             Step::NewSession => process::new_session(),
             Step::Unshare { namespaces, .. } => process::unshare(*namespaces),
+            Step::NoNamespaces => process::write_to(c"/proc/sys/user/max_user_namespaces", b"0"),
             Step::Open { source, recursive, slot, .. } => {
                 keep(bench.slot(*slot)?, mount::clone_tree(None, source, *recursive)?)
             }

@@ -229,6 +229,21 @@ pub fn set_host_name(name: &CStr) -> Result<(), Errno> {
     check(unsafe { libc::setdomainname(c"".as_ptr(), 0) })
 }
 
+/// Writes to a file that is there, by one `write(2)`.
+///
+/// # Errors
+/// Those of `open(2)` and `write(2)`.
+pub fn write_to(path: &CStr, text: &[u8]) -> Result<(), Errno> {
+    // SAFETY: a C string and flags.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(fd.min(0))?;
+    // SAFETY: a new descriptor that nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a pointer to as many bytes as are said.
+    let written = unsafe { libc::write(fd.as_raw_fd(), text.as_ptr().cast(), text.len()) };
+    if written < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// Waits for one byte (`read(2)`); `false` at the end of the pipe. Signals are blocked in a child half.
 ///
 /// # Errors

@@ -74,6 +74,19 @@ impl Program {
         self
     }
 
+    /// Lets a shell run a command first, which may open descriptors. Call it last.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn through_a_shell(&mut self, first: &str) -> &mut Program {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{first}\nexec \"$0\" \"$@\"")]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
+    }
+
     /// Adds words.
     pub fn args(&mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Program {
         self.command.args(words);
