@@ -63,8 +63,6 @@ pub struct Machine {
     pub bus: Bus,
     /// How the first vCPU begins, if it is not as a processor that comes out of reset.
     pub start: Option<Start>,
-    /// The ACPI tables.
-    pub tables: acpi::Tables,
     /// The first serial port.
     pub serial: SharedUart,
     /// The keyboard.
@@ -153,7 +151,7 @@ impl Machine {
             host.reserve(space, range, access)?;
         }
         let ending = ending.clone();
-        Ok(Machine { memory, bus, start, tables, serial, keyboard, vga, virtio_console, ending })
+        Ok(Machine { memory, bus, start, serial, keyboard, vga, virtio_console, ending })
     }
 }
 

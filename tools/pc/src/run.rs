@@ -30,6 +30,10 @@ const FRAME: Duration = Duration::from_millis(40);
 /// few keys.
 const KEY: Duration = Duration::from_millis(30);
 
+/// Bytes of input that wait for the guest before no more is read, and how long until the next look.
+const WAITING: usize = 4096;
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Runs the machine as the plugin of the VMM that started this process; the exit status. With `files_from`, the files of
 /// [`Options::files`] lie open as descriptors from that number on.
 pub fn main(options: &Options, files_from: Option<i32>) -> u8 {
@@ -89,7 +93,6 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
 }
 
 /// Where firmware's messages go.
-#[expect(clippy::type_complexity, reason = "a way to make as many writers as there are ports")]
 fn debug(options: &Options, output: &Output) -> Option<Box<dyn Fn() -> Box<dyn Write + Send>>> {
     let output = output.clone();
     match options.debug_console {
@@ -118,7 +121,13 @@ fn connect_input(machine: &Arc<Machine>, options: &Options, terminal: bool) -> R
             doorbell.signal();
         });
     }
-    input::read(terminal, ending, move |bytes| lock(&machine.serial).0.receive(bytes))
+    input::read(terminal, ending, move |bytes| {
+        // A file in place of a typist is read as fast as the guest takes it.
+        while lock(&machine.serial).0.waiting() > WAITING {
+            thread::sleep(PAUSE);
+        }
+        lock(&machine.serial).0.receive(bytes);
+    })
 }
 
 /// Draws the display until the machine ends.

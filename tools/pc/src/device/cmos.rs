@@ -186,7 +186,7 @@ impl Cmos {
     }
 
     fn coded(&self, number: u8) -> u8 {
-        if self.bytes[B] & B_BINARY != 0 { number } else { number / 10 << 4 | number % 10 }
+        if self.bytes[B] & B_BINARY != 0 { number } else { (number / 10) << 4 | (number % 10) }
     }
 
     fn decoded(&self, value: u8) -> u8 {

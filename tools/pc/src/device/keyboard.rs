@@ -192,7 +192,7 @@ impl Keyboard {
                 let identity = if self.mode & MODE_TRANSLATE != 0 { 0x41 } else { 0x83 };
                 self.answer(&[ACKNOWLEDGE, 0xab, identity]);
             }
-            0xf4 | 0xf5 | 0xf6 => {
+            0xf4..=0xf6 => {
                 self.scanning = command != 0xf5;
                 self.keys.clear();
                 self.answer(&[ACKNOWLEDGE]);

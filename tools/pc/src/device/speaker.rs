@@ -58,7 +58,7 @@ fn output(mode: u8, count: u32, ticks: u128) -> bool {
     match mode {
         0 => ticks >= count,
         1 => ticks < count,
-        2 => ticks % count != 0 || ticks == 0,
+        2 => !ticks.is_multiple_of(count) || ticks == 0,
         3 => ticks % count < count.div_ceil(2),
         _ => ticks == count,
     }
@@ -67,8 +67,8 @@ fn output(mode: u8, count: u32, ticks: u128) -> bool {
 impl ByteDevice for Speaker {
     fn read(&mut self, _: u64) -> u8 {
         self.refresh = !self.refresh;
-        let output = self.output();
-        self.value | u8::from(self.refresh) * REFRESH | u8::from(output) * OUTPUT
+        let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+        self.value | flag(self.refresh, REFRESH) | flag(self.output(), OUTPUT)
     }
 
     fn write(&mut self, _: u64, value: u8) {
