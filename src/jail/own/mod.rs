@@ -31,10 +31,18 @@ const VCPU_REQUESTS: &[&str] = &[
     "KVM_KVMCLOCK_CTRL",
 ];
 
-/// Requests of the main thread that are none of KVM's: the addresses of a tap device, which the plugin may ask for, and what
-/// the listener of the plugin's filter has heard.
-const OTHER_REQUESTS: [u64; 5] =
-    [libc::SIOCGIFADDR, libc::SIOCGIFNETMASK, libc::SIOCGIFHWADDR, libc::SIOCGIFFLAGS, libc::SECCOMP_IOCTL_NOTIF_RECV];
+/// Requests of the main thread that are none of KVM's: the addresses of a tap device, which the plugin may ask for, what the
+/// listener of the plugin's filter has heard, and the terminal's mode, which a plugin that was killed leaves to be put back
+/// (`tcsetattr(3)`).
+const OTHER_REQUESTS: [u64; 7] = [
+    libc::SIOCGIFADDR,
+    libc::SIOCGIFNETMASK,
+    libc::SIOCGIFHWADDR,
+    libc::SIOCGIFFLAGS,
+    libc::SECCOMP_IOCTL_NOTIF_RECV,
+    libc::TCGETS,
+    libc::TCSETS,
+];
 
 /// The filters, made and not loaded.
 #[derive(Clone, Debug)]
