@@ -13,8 +13,9 @@ use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
-use crate::plugin::{self, Affinity, Report, Settings, StartError};
+use crate::plugin::{self, Affinity, Report, Settings, SocketError, StartError};
 use crate::report::{self, Floors};
+use outboard_reach::{ManageArgs, Order};
 use outboard_wire::limits::MAX_VCPUS;
 use outboard_wire::spin::SpinMode;
 
@@ -33,6 +34,15 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
+    Stat(outboard_stat::StatArgs),
+    /// End a running VM as SIGTERM does, and wait until it has ended.
+    Stop(ManageArgs),
+    /// Let a guest stand still; its plugin is not told.
+    Pause(ManageArgs),
+    /// Let it go on.
+    Resume(ManageArgs),
+    /// Say how a running VM is.
+    Status(ManageArgs),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
@@ -58,6 +68,14 @@ struct RunArgs {
     /// An argument for the plugin; repeatable.
     #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
     params: Vec<OsString>,
+
+    /// A name by which tools find the VM; up to 64 bytes.
+    #[arg(long, value_name = "NAME", value_parser = config::name)]
+    name: Option<String>,
+
+    /// Make a management socket at this path, for outboard stop, pause, resume, status and trace.
+    #[arg(short, long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 
     /// Number of vCPUs.
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
@@ -109,6 +127,11 @@ struct RunArgs {
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Stat(args) }) => outboard_stat::main(&args),
+        Ok(Cli { command: Command::Stop(args) }) => outboard_reach::main(Order::Stop, &args),
+        Ok(Cli { command: Command::Pause(args) }) => outboard_reach::main(Order::Pause, &args),
+        Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
+        Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -177,10 +200,12 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         kvm: Path::new("/dev/kvm").to_owned(),
         program,
         argv,
+        name: args.name.clone(),
         vcpus: args.cpus,
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
         irqchip: args.irqchip,
+        socket: args.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
     })
@@ -197,6 +222,8 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::TooManyVcpus { .. } | StartError::Tap(TapError::NotOpen(_) | TapError::NotTap(_)) => status::USAGE,
         StartError::Tap(_) => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
+        StartError::Socket(SocketError::Make(..)) => status::HOST,
+        StartError::Socket(_) => status::USAGE,
         StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
     }
 }

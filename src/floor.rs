@@ -9,10 +9,10 @@ use kvm_bindings::{kvm_regs, kvm_segment};
 use memmap2::{MmapMut, MmapRaw};
 
 use crate::kvm::{Exit, KvmError, Object, System, Vcpu};
-use crate::observe::histogram::Histogram;
 use crate::sys::Errno;
-use crate::vcpu::stats::Kind;
 use outboard_wire::clock;
+use outboard_wire::stats::buckets::Histogram;
+use outboard_wire::stats::cell::Kind;
 
 /// Guest memory: one 64 KiB real-mode segment.
 const MEMORY: usize = 0x1_0000;

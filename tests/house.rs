@@ -26,7 +26,7 @@ const NARROW: &[(&str, &str, &[&str])] = &[("vcpu", "machine", &["ranges", "rule
 
 /// The crates of this workspace that the files below a folder may name. Longer folders come first.
 const CRATES: &[(&str, &[&str])] = &[
-    ("src/cli.rs", &["outboard_wire", "outboard_demo"]),
+    ("src/cli.rs", &["outboard_wire", "outboard_demo", "outboard_reach", "outboard_stat"]),
     ("src/main.rs", &["outboard"]),
     ("src/sys/", &[]),
     ("src/", &["outboard_wire"]),
@@ -35,6 +35,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wire/tests/", &["outboard_wire"]),
     ("wire/src/", &[]),
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
+    ("tools/reach/", &["outboard_wire", "outboard_reach"]),
+    ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
 ];
 
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
@@ -282,7 +284,7 @@ fn every_module_has_its_layer_and_its_place_in_the_library() {
 
 #[test]
 fn crates_meet_only_where_they_may() {
-    let all = ["outboard", "outboard_wire", "outboard_plugin", "outboard_demo"];
+    let all = ["outboard", "outboard_wire", "outboard_plugin", "outboard_demo", "outboard_reach", "outboard_stat"];
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for source in &sources() {
         let Some((_, allowed)) = CRATES.iter().find(|(folder, _)| source.path.starts_with(folder)) else { continue };
@@ -304,11 +306,13 @@ fn crates_meet_only_where_they_may() {
 #[test]
 fn manifests_depend_only_downwards() {
     for (manifest, allowed) in [
-        ("Cargo.toml", &["outboard-wire", "outboard-demo"][..]),
+        ("Cargo.toml", &["outboard-wire", "outboard-demo", "outboard-reach", "outboard-stat"][..]),
         ("wire/Cargo.toml", &[]),
         ("wire/plugin/Cargo.toml", &["outboard-wire"]),
         ("wire/capi/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
+        ("tools/reach/Cargo.toml", &["outboard-wire"]),
+        ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),
     ] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");
         let mut lines = text.lines().skip_while(|line| *line != "[dependencies]").skip(1);

@@ -9,8 +9,11 @@ pub mod requests;
 mod supervisor;
 
 mod connections;
+mod manage;
+mod managed;
 mod setup;
 mod shared;
 
+pub use manage::SocketError;
 pub use setup::StartError;
 pub use supervisor::{Affinity, Report, Settings, run};

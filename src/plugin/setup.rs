@@ -1,8 +1,10 @@
 //! What happens before the plugin starts: the VM, its vCPUs, the shared memory.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::manage::SocketError;
 use super::process::SpawnError;
 use super::requests::Host;
 use super::shared::SharedBlocks;
@@ -12,6 +14,7 @@ use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
 use crate::machine::tap::{Tap, TapError};
+use crate::observe::shared::SharedStats;
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
@@ -23,6 +26,7 @@ use outboard_wire::control::{HelloReply, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_
 use outboard_wire::limits::{VERSION_MAJOR, VERSION_MINOR};
 use outboard_wire::page::BlockRef;
 use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
+use outboard_wire::stats::Header;
 use outboard_wire::vmm_end::VmmEnd;
 use outboard_wire::{block, limits};
 
@@ -54,6 +58,9 @@ pub enum StartError {
     /// There is no tap device as it was asked for.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The management socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -79,8 +86,9 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     check_vcpus(&system, settings.vcpus)?;
     let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
-    let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let tsc_khz = tsc_khz(&machine);
+    let stats = SharedStats::new(&header(settings, tsc_khz)).map_err(StartError::call("making the counters"))?;
+    let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
     let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
     let seats = (0..settings.vcpus as usize).map(|index| {
@@ -90,7 +98,7 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps);
+        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps, stats.block(index));
         // Whoever chose another policy than the automatic one does not want to be helped.
         (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
@@ -98,7 +106,21 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity })
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, stats, memory_taken: false, taps, affinity })
+}
+
+fn header(settings: &Settings, tsc_khz: u64) -> Header<'_> {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let path = settings.program.as_os_str().as_bytes();
+    Header {
+        vcpus: settings.vcpus,
+        pid: std::process::id(),
+        tsc_khz,
+        start_tsc: clock::now(),
+        start_time: since_1970.as_nanos() as u64,
+        name: settings.name.as_deref().unwrap_or_default(),
+        path: if path == b"/proc/self/exe" { b"" } else { path },
+    }
 }
 
 /// The tap device that is made comes first, then those that were handed over.

@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
+use super::manage::Manage;
 use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
@@ -22,13 +23,14 @@ use crate::sys::process::{ExitStatus, InChild};
 use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
-use crate::vcpu::stats::Stats;
 use outboard_wire::control::Kind;
 use outboard_wire::error::FrameError;
 use outboard_wire::frame::Header;
 use outboard_wire::limits::{MAX_CONNECTIONS, MAX_FDS, MAX_FRAME};
 use outboard_wire::socket;
 use outboard_wire::spin::SpinMode;
+use outboard_wire::stats::read::Snapshot;
+use outboard_wire::stats::state;
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// Its arguments, `argv[0]` first.
     pub argv: Vec<CString>,
+    /// What tools call the VM.
+    pub name: Option<String>,
     /// Number of vCPUs, at least 1.
     pub vcpus: u32,
     /// CPUs that vCPUs may run on; a vCPU that is not named may run on any.
@@ -47,6 +51,8 @@ pub struct Settings {
     pub spin: SpinMode,
     /// Which interrupt controllers KVM emulates.
     pub irqchip: IrqChip,
+    /// Where to put a management socket in the file system.
+    pub socket: Option<PathBuf>,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
@@ -82,7 +88,7 @@ pub struct Report {
     /// Why it ended, and how the plugin did.
     pub outcome: Outcome,
     /// Counts of all vCPUs.
-    pub stats: Stats,
+    pub stats: Snapshot,
     /// TSC frequency, to turn the counts' ticks into time.
     pub tsc_khz: u64,
     /// From the plugin's start to its end.
@@ -98,7 +104,7 @@ const GRACE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// Sources of completions that are no connections.
-mod source {
+pub(super) mod source {
     use outboard_wire::limits::MAX_CONNECTIONS;
 
     pub const SIGNALS: u32 = MAX_CONNECTIONS as u32;
@@ -107,10 +113,14 @@ mod source {
     pub const DEADLINE: u32 = SIGNALS + 3;
     pub const GRACE: u32 = SIGNALS + 4;
     pub const LAST_WORDS: u32 = SIGNALS + 5;
+    /// Two listeners.
+    pub const LISTENERS: u32 = SIGNALS + 6;
+    /// Clients of the management sockets, to the end of the numbers.
+    pub const CLIENTS: u32 = SIGNALS + 8;
 }
 
-struct Supervisor {
-    events: EventLoop,
+pub(super) struct Supervisor {
+    pub(super) events: EventLoop,
     lifecycle: Lifecycle,
     process: PluginProcess,
     process_fd: Arc<OwnedFd>,
@@ -120,7 +130,8 @@ struct Supervisor {
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
     connections: Connections,
-    host: Host,
+    pub(super) manage: Manage,
+    pub(super) host: Host,
 }
 
 /// Runs a VM with a plugin until both have ended.
@@ -135,10 +146,11 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(StartError::call("sigaddset"))?;
     block(&signal_set).map_err(StartError::call("sigprocmask"))?;
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
-    let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
+    let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 48 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
     let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
     let host = setup::host(settings)?;
+    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
     let started = Instant::now();
     let (process, control) = spawn(settings, open_files)?;
     let mut supervisor = Supervisor {
@@ -151,11 +163,13 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         ended: None,
         signals,
         connections: Connections::default(),
+        manage,
         host,
     };
     let tsc_khz = supervisor.host.welcome.tsc_khz;
     let outcome = supervisor.serve(control)?;
-    let stats = supervisor.host.vcpus.stats().clone();
+    supervisor.host.stats.set_state(state::ENDED);
+    let stats = supervisor.host.stats.snapshot();
     Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
 }
 
@@ -200,7 +214,7 @@ fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError
     fd.try_clone_to_owned().map(Arc::new).map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))
 }
 
-fn token(source: u32) -> Token {
+pub(super) fn token(source: u32) -> Token {
     Token { source, generation: 0 }
 }
 
@@ -213,6 +227,7 @@ impl Supervisor {
         {
             self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
         }
+        self.listen()?;
         let mut completions = Vec::new();
         loop {
             if let Some(outcome) = self.lifecycle.outcome() {
@@ -252,6 +267,7 @@ impl Supervisor {
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
             source::LAST_WORDS => self.no_more_words(true),
+            source::LISTENERS.. => self.managed(token),
             _ => self.connection(token, event),
         }
     }
@@ -279,7 +295,7 @@ impl Supervisor {
         }
     }
 
-    fn step(&mut self, input: Input) -> Result<(), StartError> {
+    pub(super) fn step(&mut self, input: Input) -> Result<(), StartError> {
         log::debug!("{:?}: {input:?}", self.lifecycle.state());
         for action in self.lifecycle.step(input) {
             match action {

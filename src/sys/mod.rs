@@ -14,6 +14,7 @@ pub mod kvm_requests;
 pub mod kvm_vm_fd;
 pub mod memfd;
 pub mod message;
+pub mod peer;
 pub mod process;
 pub mod rlimit;
 pub mod signal;

@@ -31,5 +31,6 @@ pub mod posted;
 pub mod prefetch;
 pub mod socket;
 pub mod spin;
+pub mod stats;
 pub mod vmm_end;
 pub mod words;

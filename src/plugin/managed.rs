@@ -1,0 +1,95 @@
+//! What the supervisor does for the clients of its management sockets.
+
+use serde_json::json;
+
+use super::lifecycle::Input;
+use super::manage::Request;
+use super::setup::StartError;
+use super::supervisor::{Supervisor, source, token};
+use crate::event::Token;
+use outboard_wire::stats::state;
+
+impl Supervisor {
+    /// Begins to wait for clients.
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
+        for (number, fd) in self.manage.listeners().enumerate() {
+            self.events.poll_readable(fd, token(source::LISTENERS + number as u32)).map_err(StartError::Events)?;
+        }
+        Ok(())
+    }
+
+    /// A listener or a client is readable.
+    pub(super) fn managed(&mut self, token: Token) -> Result<(), StartError> {
+        match token.source.checked_sub(source::CLIENTS) {
+            None => self.new_clients(token),
+            Some(place) => self.client(place as usize, token),
+        }
+    }
+
+    fn new_clients(&mut self, token: Token) -> Result<(), StartError> {
+        let listener = (token.source - source::LISTENERS) as usize;
+        for (fd, client) in self.manage.accept(listener, source::CLIENTS) {
+            self.events.poll_readable(&fd, client).map_err(StartError::Events)?;
+        }
+        match self.manage.listeners().nth(listener) {
+            Some(fd) => self.events.poll_readable(fd, token).map_err(StartError::Events),
+            None => Ok(()),
+        }
+    }
+
+    fn client(&mut self, place: usize, token: Token) -> Result<(), StartError> {
+        let heard = self.manage.hear(place, token);
+        let mut next = if heard.goes_on { self.manage.again(place) } else { None };
+        let last = heard.lines.len();
+        for (number, line) in heard.lines.into_iter().enumerate() {
+            let done = match Request::parse(&line) {
+                Ok(request) => self.manage_request(request)?,
+                Err(said) => Err(said),
+            };
+            let line = done.map_or_else(|said| format!("error {said}"), |said| format!("ok {said}"));
+            next = self.manage.answer(place, &line, heard.goes_on || number + 1 < last);
+        }
+        match next {
+            Some(fd) => self.events.poll_readable(&fd, token).map_err(StartError::Events),
+            None => Ok(()),
+        }
+    }
+
+    /// Carries a request out. The inner result is what the client is told.
+    fn manage_request(&mut self, request: Request) -> Result<Result<String, String>, StartError> {
+        Ok(match request {
+            Request::Stop => {
+                self.step(Input::Signal(libc::SIGTERM))?;
+                Ok(self.status())
+            }
+            Request::Pause => self.hold(true),
+            Request::Resume => self.hold(false),
+            Request::Status => Ok(self.status()),
+            Request::TraceStart(_) | Request::TraceStop => Err("this version records no traces".to_owned()),
+        })
+    }
+
+    /// Pauses or resumes the guest.
+    fn hold(&mut self, on: bool) -> Result<String, String> {
+        let started = self.host.vcpus.started();
+        self.host.vcpus.hold(on);
+        self.host.stats.set_state(match (on, started) {
+            (true, _) => state::PAUSED,
+            (false, true) => state::RUNNING,
+            (false, false) => state::STARTING,
+        });
+        Ok(self.status())
+    }
+
+    fn status(&self) -> String {
+        let vm = self.host.stats.vm();
+        json!({
+            "state": vm.state_name(),
+            "pid": vm.pid,
+            "name": vm.name,
+            "vcpus": vm.vcpus,
+            "plugin": vm.path,
+        })
+        .to_string()
+    }
+}

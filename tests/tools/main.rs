@@ -1,0 +1,13 @@
+//! The tools against real VMs: `outboard stat`, `stop`, `pause`, `resume`, `status`.
+
+#![allow(missing_docs)]
+
+#[path = "../common/mod.rs"]
+#[allow(unused_macros, unused_imports, reason = "each test executable uses its part")]
+mod common;
+mod manage;
+mod stat;
+
+fn main() -> std::process::ExitCode {
+    common::suite::main(&[stat::CASES, manage::CASES])
+}
