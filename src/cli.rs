@@ -35,6 +35,7 @@ enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
     Stat(outboard_stat::StatArgs),
+    Trace(outboard_trace::TraceArgs),
     /// End a running VM as SIGTERM does, and wait until it has ended.
     Stop(ManageArgs),
     /// Let a guest stand still; its plugin is not told.
@@ -76,6 +77,10 @@ struct RunArgs {
     /// Make a management socket at this path, for outboard stop, pause, resume, status and trace.
     #[arg(short, long, value_name = "PATH")]
     socket: Option<PathBuf>,
+
+    /// Record everything between guest and plugin in this file, for outboard trace and replay.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 
     /// Number of vCPUs.
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
@@ -132,6 +137,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
         Ok(Cli { command: Command::Pause(args) }) => outboard_reach::main(Order::Pause, &args),
         Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
         Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
+        Ok(Cli { command: Command::Trace(args) }) => outboard_trace::main(&args),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -205,6 +211,7 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
         irqchip: args.irqchip,
+        trace: args.trace.clone(),
         socket: args.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
@@ -222,7 +229,7 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::TooManyVcpus { .. } | StartError::Tap(TapError::NotOpen(_) | TapError::NotTap(_)) => status::USAGE,
         StartError::Tap(_) => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
-        StartError::Socket(SocketError::Make(..)) => status::HOST,
+        StartError::Trace(_) | StartError::Socket(SocketError::Make(..)) => status::HOST,
         StartError::Socket(_) => status::USAGE,
         StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
     }

@@ -26,7 +26,7 @@ const NARROW: &[(&str, &str, &[&str])] = &[("vcpu", "machine", &["ranges", "rule
 
 /// The crates of this workspace that the files below a folder may name. Longer folders come first.
 const CRATES: &[(&str, &[&str])] = &[
-    ("src/cli.rs", &["outboard_wire", "outboard_demo", "outboard_reach", "outboard_stat"]),
+    ("src/cli.rs", &["outboard_wire", "outboard_demo", "outboard_reach", "outboard_stat", "outboard_trace"]),
     ("src/main.rs", &["outboard"]),
     ("src/sys/", &[]),
     ("src/", &["outboard_wire"]),
@@ -35,6 +35,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wire/tests/", &["outboard_wire"]),
     ("wire/src/", &[]),
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
+    ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
     ("tools/reach/", &["outboard_wire", "outboard_reach"]),
     ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
 ];
@@ -284,7 +285,15 @@ fn every_module_has_its_layer_and_its_place_in_the_library() {
 
 #[test]
 fn crates_meet_only_where_they_may() {
-    let all = ["outboard", "outboard_wire", "outboard_plugin", "outboard_demo", "outboard_reach", "outboard_stat"];
+    let all = [
+        "outboard",
+        "outboard_wire",
+        "outboard_plugin",
+        "outboard_demo",
+        "outboard_reach",
+        "outboard_stat",
+        "outboard_trace",
+    ];
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for source in &sources() {
         let Some((_, allowed)) = CRATES.iter().find(|(folder, _)| source.path.starts_with(folder)) else { continue };
@@ -306,12 +315,13 @@ fn crates_meet_only_where_they_may() {
 #[test]
 fn manifests_depend_only_downwards() {
     for (manifest, allowed) in [
-        ("Cargo.toml", &["outboard-wire", "outboard-demo", "outboard-reach", "outboard-stat"][..]),
+        ("Cargo.toml", &["outboard-wire", "outboard-demo", "outboard-reach", "outboard-stat", "outboard-trace"][..]),
         ("wire/Cargo.toml", &[]),
         ("wire/plugin/Cargo.toml", &["outboard-wire"]),
         ("wire/capi/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/reach/Cargo.toml", &["outboard-wire"]),
+        ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),
     ] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");

@@ -56,6 +56,12 @@ impl SharedStats {
         self.block(0).vm.state.store(state, Ordering::Release);
     }
 
+    /// Trace records that the vCPUs have lost.
+    pub fn dropped(&self) -> u64 {
+        let of = |vcpu| self.block(vcpu).vcpu.dropped.load(Ordering::Relaxed);
+        (0..self.blocks.count()).map(of).sum()
+    }
+
     /// What the VM says about itself.
     pub fn vm(&self) -> Vm {
         read_vm(&self.file).unwrap_or_default()

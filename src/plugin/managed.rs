@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use std::path::Path;
+
 use super::lifecycle::Input;
 use super::manage::Request;
 use super::setup::StartError;
@@ -43,11 +45,14 @@ impl Supervisor {
         let last = heard.lines.len();
         for (number, line) in heard.lines.into_iter().enumerate() {
             let done = match Request::parse(&line) {
-                Ok(request) => self.manage_request(request)?,
+                Ok(request) => self.manage_request(request, token)?,
                 Err(said) => Err(said),
             };
             let line = done.map_or_else(|said| format!("error {said}"), |said| format!("ok {said}"));
             next = self.manage.answer(place, &line, heard.goes_on || number + 1 < last);
+        }
+        if next.is_none() && self.trace_owner == Some(token) {
+            self.end_trace();
         }
         match next {
             Some(fd) => self.events.poll_readable(&fd, token).map_err(StartError::Events),
@@ -56,7 +61,7 @@ impl Supervisor {
     }
 
     /// Carries a request out. The inner result is what the client is told.
-    fn manage_request(&mut self, request: Request) -> Result<Result<String, String>, StartError> {
+    fn manage_request(&mut self, request: Request, token: Token) -> Result<Result<String, String>, StartError> {
         Ok(match request {
             Request::Stop => {
                 self.step(Input::Signal(libc::SIGTERM))?;
@@ -65,7 +70,8 @@ impl Supervisor {
             Request::Pause => self.hold(true),
             Request::Resume => self.hold(false),
             Request::Status => Ok(self.status()),
-            Request::TraceStart(_) | Request::TraceStop => Err("this version records no traces".to_owned()),
+            Request::TraceStart(path) => self.start_trace(&path, token),
+            Request::TraceStop => self.stop_trace(),
         })
     }
 
@@ -79,6 +85,32 @@ impl Supervisor {
             (false, false) => state::STARTING,
         });
         Ok(self.status())
+    }
+
+    fn start_trace(&mut self, path: &Path, owner: Token) -> Result<String, String> {
+        let (vm, lost) = (self.host.stats.vm(), self.host.stats.dropped());
+        self.host.recorder.start(path, &vm, lost, false).map_err(|error| error.to_string())?;
+        self.trace_owner = Some(owner);
+        Ok("{}".to_owned())
+    }
+
+    fn stop_trace(&mut self) -> Result<String, String> {
+        self.trace_owner = None;
+        let lost = self.host.recorder.stop(self.host.stats.dropped()).map_err(|error| error.to_string())?;
+        Ok(json!({"lost": lost}).to_string())
+    }
+
+    /// Ends the trace that is being recorded, if there is one, and says what is wrong with it.
+    pub(super) fn end_trace(&mut self) {
+        if !self.host.recorder.is_active() {
+            return;
+        }
+        self.trace_owner = None;
+        match self.host.recorder.stop(self.host.stats.dropped()) {
+            Ok(0) => {}
+            Ok(lost) => log::warn!("the trace lacks {lost} exits, which found no room while it was written"),
+            Err(error) => log::warn!("{error}"),
+        }
     }
 
     fn status(&self) -> String {

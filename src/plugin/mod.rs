@@ -11,9 +11,11 @@ mod supervisor;
 mod connections;
 mod manage;
 mod managed;
+mod recorder;
 mod setup;
 mod shared;
 
 pub use manage::SocketError;
+pub use recorder::TraceError;
 pub use setup::StartError;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use zerocopy::IntoBytes;
 
+use super::recorder::Recorder;
 use super::shared::SharedBlocks;
 use super::supervisor::Affinity;
 use crate::machine::tap::Tap;
@@ -33,6 +34,8 @@ pub struct Host {
     pub(super) blocks: SharedBlocks,
     /// Counters that tools read.
     pub stats: SharedStats,
+    /// Records traces.
+    pub(super) recorder: Recorder,
     /// The plugin took memory away from a guest that runs.
     pub memory_taken: bool,
     /// Tap devices, in the order of the command line.

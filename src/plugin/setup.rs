@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::manage::SocketError;
 use super::process::SpawnError;
+use super::recorder::{Recorder, TraceError};
 use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
@@ -20,6 +21,7 @@ use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
 use crate::vcpu::run::Waiting;
 use crate::vcpu::set::{Seat, VcpuSet};
+use crate::vcpu::tracer::Tracer;
 use kvm_bindings::KVM_CAP_SYNC_REGS;
 use outboard_wire::clock;
 use outboard_wire::control::{HelloReply, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF};
@@ -27,6 +29,7 @@ use outboard_wire::limits::{VERSION_MAJOR, VERSION_MINOR};
 use outboard_wire::page::BlockRef;
 use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
 use outboard_wire::stats::Header;
+use outboard_wire::trace::ring::Ring;
 use outboard_wire::vmm_end::VmmEnd;
 use outboard_wire::{block, limits};
 
@@ -61,6 +64,9 @@ pub enum StartError {
     /// The management socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The trace cannot be recorded.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -91,6 +97,7 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
     let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
+    let rings: Vec<Arc<OnceLock<Ring>>> = (0..=settings.vcpus).map(|_| Arc::default()).collect();
     let seats = (0..settings.vcpus as usize).map(|index| {
         let seat = Seat { control: Arc::new(Control::default()), eventfd: Arc::new(OnceLock::new()) };
         let to_plugin = BlockRef::new(&blocks.to_plugin, index).expect("a block per vCPU");
@@ -98,15 +105,17 @@ pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps, stats.block(index));
+        let tracer = Tracer::new(Arc::clone(&rings[index]), index as u32);
+        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps, stats.block(index), tracer);
         // Whoever chose another policy than the automatic one does not want to be helped.
         (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
+    let recorder = Recorder::new(rings, vcpus.controls(), cpus);
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, stats, memory_taken: false, taps, affinity })
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, stats, recorder, memory_taken: false, taps, affinity })
 }
 
 fn header(settings: &Settings, tsc_khz: u64) -> Header<'_> {

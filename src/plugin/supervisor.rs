@@ -53,6 +53,8 @@ pub struct Settings {
     pub irqchip: IrqChip,
     /// Where to put a management socket in the file system.
     pub socket: Option<PathBuf>,
+    /// Where to record a trace of the whole run.
+    pub trace: Option<PathBuf>,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
@@ -131,6 +133,8 @@ pub(super) struct Supervisor {
     vcpus_fd: Arc<OwnedFd>,
     connections: Connections,
     pub(super) manage: Manage,
+    /// The client whose trace is being recorded.
+    pub(super) trace_owner: Option<Token>,
     pub(super) host: Host,
 }
 
@@ -150,6 +154,11 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
     let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
     let host = setup::host(settings)?;
+    let mut host = host;
+    if let Some(path) = &settings.trace {
+        let vm = host.stats.vm();
+        host.recorder.start(path, &vm, 0, true)?;
+    }
     let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
     let started = Instant::now();
     let (process, control) = spawn(settings, open_files)?;
@@ -164,10 +173,12 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         signals,
         connections: Connections::default(),
         manage,
+        trace_owner: None,
         host,
     };
     let tsc_khz = supervisor.host.welcome.tsc_khz;
     let outcome = supervisor.serve(control)?;
+    supervisor.end_trace();
     supervisor.host.stats.set_state(state::ENDED);
     let stats = supervisor.host.stats.snapshot();
     Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
@@ -389,6 +400,7 @@ impl Supervisor {
             }
             (Some(kind), true) => {
                 let reply = self.host.serve(kind, body, fds);
+                self.host.recorder.request(header.kind, body, &reply);
                 self.reply(token, &header, reply)
             }
             (None, true) => self.reply(token, &header, Err(Errno::ENOTTY)),

@@ -11,6 +11,8 @@ use outboard_wire::futex;
 pub struct Control {
     stop: AtomicU32,
     pause: AtomicBool,
+    /// The vCPU thread writes a trace.
+    trace: AtomicBool,
     cookie: Mutex<Option<u64>>,
     /// Bit 0: the vCPU stands still, because the user asked for it. The bits above change with every request, so that a
     /// thread which is about to sleep on this word notices.
@@ -44,6 +46,17 @@ impl Control {
             self.stir();
             self.kick();
         }
+    }
+
+    /// Turns the writing of a trace on or off. Its ring is there before it is turned on.
+    pub fn set_tracing(&self, on: bool) {
+        self.trace.store(on, Ordering::Release);
+    }
+
+    /// True while the vCPU thread shall write a trace.
+    #[inline]
+    pub fn tracing(&self) -> bool {
+        self.trace.load(Ordering::Acquire)
     }
 
     /// True while the vCPU shall stand still.

@@ -11,6 +11,7 @@ use super::exits;
 use super::registers::Registers;
 use super::spread::Spread;
 use super::stats::Stats;
+use super::tracer::Tracer;
 use crate::kvm::{Access, Exit, Space, Vcpu};
 use crate::machine::rules::{Hint, RulesView};
 use crate::sys::{Errno, affinity, signal};
@@ -32,20 +33,23 @@ pub struct Waiting {
     rules: RulesView,
     registers: Registers,
     stats: Stats,
+    tracer: Tracer,
     roams: bool,
 }
 
 impl Waiting {
-    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`; `stats` is where the vCPU counts.
+    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`; `stats` is where the vCPU counts, `tracer` what
+    /// it writes traces with.
     pub fn new(
         end: VmmEnd,
         control: Arc<Control>,
         rules: RulesView,
         sync_caps: i32,
         stats: BlockRef<VcpuStats>,
+        tracer: Tracer,
     ) -> Waiting {
         let (registers, stats) = (Registers::new(sync_caps), Stats::new(stats));
-        Waiting { end, control, rules, registers, stats, roams: false }
+        Waiting { end, control, rules, registers, stats, tracer, roams: false }
     }
 
     /// Lets the thread move among its CPUs to get out of the plugin's way.
@@ -56,9 +60,9 @@ impl Waiting {
 
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
-        let Waiting { end, control, rules, registers, stats, roams } = self;
+        let Waiting { end, control, rules, registers, stats, tracer, roams } = self;
         let (spread, access_open) = (Spread::default(), false);
-        Runner { end, vcpu, control, rules, registers, stats, spread, roams, access_open }
+        Runner { end, vcpu, control, rules, registers, stats, tracer, spread, roams, access_open }
     }
 }
 
@@ -71,6 +75,7 @@ pub struct Runner {
     rules: RulesView,
     registers: Registers,
     stats: Stats,
+    tracer: Tracer,
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
@@ -112,6 +117,7 @@ impl Runner {
         self.converse(&init, false)?;
         self.stats.note_asked(0, 0);
         let mut entered = clock::now();
+        self.tracer.entered(entered);
         loop {
             let exit_at_once = self.look_at_requests()?;
             let hinted = self.rules.current().hint.as_ref().map_or(0, Hint::all_files);
@@ -175,7 +181,9 @@ impl Runner {
         let files = self.registers.attach(&self.vcpu, self.registers.wanted(), &self.end.to_plugin().files);
         let paused = Event { kind: event_kind::PAUSED, address: cookie, files, tsc, cpu, ..Event::default() };
         self.converse(&paused, false)?;
-        self.stats.note(cell::PAUSE, tsc, clock::now());
+        let now = clock::now();
+        self.tracer.entered(now);
+        self.stats.note(cell::PAUSE, tsc, now);
         Ok(())
     }
 
@@ -200,7 +208,23 @@ impl Runner {
         }
         let now = clock::now();
         self.stats.note(cell, at.tsc, now);
+        if self.control.tracing() {
+            self.trace_exit(cell, at.tsc, now);
+        }
         Ok(now)
+    }
+
+    /// Completes the trace of an exit.
+    #[cold]
+    #[inline(never)]
+    fn trace_exit(&mut self, cell: Cell, exit: u64, entered: u64) {
+        if !self.tracer.entered(entered) {
+            let page = self.vcpu.page();
+            let access = page.access();
+            let data = access.as_ref().map_or(&[][..], |access| page.data(access));
+            self.tracer.unasked(access.as_ref(), data, cell != cell::UNCLAIMED, exit, entered);
+        }
+        self.stats.set_dropped(self.tracer.lost());
     }
 
     /// Serves an access.
@@ -348,12 +372,27 @@ impl Runner {
         let answer = self.wait_answer(published, event.cpu)?;
         let Answer { kind, flags, files, want, .. } = answer;
         if kind == answer_kind::RESUME && (flags | files) == 0 && want == self.registers.wanted() {
-            self.stats.note_asked(published, clock::now());
+            let answered = clock::now();
+            self.stats.note_asked(published, answered);
+            if self.control.tracing() {
+                self.trace_exchange(event, &answer, published, answered);
+            }
             return Ok(answer);
         }
         let answer = self.converse_on(answer, reentering)?;
-        self.stats.note_asked(published, clock::now());
+        let answered = clock::now();
+        self.stats.note_asked(published, answered);
+        if self.control.tracing() {
+            self.trace_exchange(event, &answer, published, answered);
+        }
         Ok(answer)
+    }
+
+    /// Begins the trace of an exchange.
+    #[cold]
+    #[inline(never)]
+    fn trace_exchange(&mut self, event: &Event, answer: &Answer, published: u64, answered: u64) {
+        self.tracer.exchange(event, answer, published, answered, &self.end);
     }
 
     /// Goes on with an answer that is more than a resume.
@@ -371,7 +410,11 @@ impl Runner {
                 }
                 answer_kind::GET | answer_kind::SET if flags == 0 && files == 0 => {
                     let mut reply = self.registers.command(&mut self.vcpu, &answer, &self.end);
+                    let came = clock::now();
                     (reply.tsc, reply.cpu) = clock::now_and_cpu();
+                    if self.control.tracing() {
+                        self.tracer.command(&answer, &reply, came, &self.end);
+                    }
                     self.end.publish(&reply);
                     answer = self.wait_answer(reply.tsc, reply.cpu)?;
                 }

@@ -127,6 +127,11 @@ impl VcpuSet {
         }
     }
 
+    /// How to reach each vCPU thread.
+    pub fn controls(&self) -> Vec<Arc<Control>> {
+        self.seats.iter().map(|seat| Arc::clone(&seat.control)).collect()
+    }
+
     /// Lets all vCPUs stand still, each from the end of the access at hand, or run on.
     pub fn hold(&self, on: bool) {
         self.seats.iter().for_each(|seat| seat.control.hold(on));

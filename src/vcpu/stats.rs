@@ -57,6 +57,11 @@ impl Stats {
         self.late_inside = Some(ticks);
     }
 
+    /// Says how many trace records were lost so far.
+    pub fn set_dropped(&self, dropped: u64) {
+        self.block.vcpu.dropped.store(dropped, Ordering::Relaxed);
+    }
+
     /// Counts a `KVM_RUN` that a signal ended.
     #[cold]
     pub fn interrupted(&self) {

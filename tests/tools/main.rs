@@ -7,7 +7,8 @@
 mod common;
 mod manage;
 mod stat;
+mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[stat::CASES, manage::CASES])
+    common::suite::main(&[stat::CASES, manage::CASES, trace::CASES])
 }

@@ -32,5 +32,6 @@ pub mod prefetch;
 pub mod socket;
 pub mod spin;
 pub mod stats;
+pub mod trace;
 pub mod vmm_end;
 pub mod words;

@@ -116,8 +116,17 @@ impl Client {
         }
     }
 
+    /// Waits for so long, or until the VM has ended. Returns whether it has.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let _ = self.stream.get_ref().set_read_timeout(Some(time));
+        let ended = self.stream.fill_buf().is_ok_and(|bytes| bytes.is_empty());
+        let _ = self.stream.get_ref().set_read_timeout(Some(PATIENCE));
+        ended
+    }
+
     /// Waits until the VM has closed the connection, which it does when it ends.
     pub fn wait_end(&mut self) {
+        let _ = self.stream.get_ref().set_read_timeout(None);
         let mut rest = String::new();
         while self.stream.read_line(&mut rest).is_ok_and(|count| count > 0) {}
     }

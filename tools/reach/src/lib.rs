@@ -21,6 +21,8 @@ pub mod status {
     pub const INTERNAL: u8 = 70;
     /// This user may not, or the other side is of another version.
     pub const HOST: u8 = 71;
+    /// A file is none of ours, or damaged.
+    pub const DAMAGED: u8 = 74;
 }
 
 /// Names a VM.
