@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::floor;
+use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
@@ -16,11 +18,15 @@ use crate::plugin::process::validate_program;
 use crate::plugin::{self, Affinity, Report, Settings, SocketError, StartError};
 use crate::report::{self, Floors};
 use outboard_reach::{ManageArgs, Order};
+use outboard_replay::Embedded;
 use outboard_wire::limits::MAX_VCPUS;
 use outboard_wire::spin::SpinMode;
 
 /// The hidden command with which the executable starts itself as the plugin of the embedded machine.
 const EMBEDDED: &str = "embedded-machine";
+
+/// The hidden command with which the executable starts itself as the plugin of a row of the bench.
+const BENCH_PLUGIN: &str = "bench-plugin";
 
 /// Runs a KVM virtual machine whose hardware is another process, the plugin.
 #[derive(Parser)]
@@ -35,6 +41,14 @@ enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(RunArgs),
     Stat(outboard_stat::StatArgs),
+    Bench(outboard_bench::BenchArgs),
+    /// Be the plugin of a row of the bench.
+    #[command(name = BENCH_PLUGIN, hide = true)]
+    BenchPlugin {
+        /// The row, a number and a CPU.
+        words: Vec<String>,
+    },
+    Replay(outboard_replay::ReplayArgs),
     Trace(outboard_trace::TraceArgs),
     /// End a running VM as SIGTERM does, and wait until it has ended.
     Stop(ManageArgs),
@@ -138,6 +152,12 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
         Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
         Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
         Ok(Cli { command: Command::Trace(args) }) => outboard_trace::main(&args),
+        Ok(Cli { command: Command::Replay(args) }) => {
+            let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
+            outboard_replay::main(&args, &embedded)
+        }
+        Ok(Cli { command: Command::Bench(args) }) => bench(&args),
+        Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -145,6 +165,15 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
             if error.use_stderr() { status::USAGE } else { 0 }
         }
     }
+}
+
+fn bench(args: &outboard_bench::BenchArgs) -> u8 {
+    let floor = |kind, rounds| {
+        let system = System::open(Path::new("/dev/kvm")).map_err(|error| error.to_string())?;
+        let ticks = floor::periods(&system, kind, rounds).map_err(|error| error.to_string())?;
+        ticks.ok_or_else(|| "KVM handed out something else".to_owned())
+    };
+    outboard_bench::main(args, &outboard_bench::Around { plugin_command: BENCH_PLUGIN.into(), floor: &floor })
 }
 
 fn run(args: &RunArgs) -> u8 {

@@ -1,14 +1,16 @@
-//! The tools against real VMs: `outboard stat`, `stop`, `pause`, `resume`, `status`.
+//! The tools against real VMs: `outboard stat`, `stop`, `pause`, `resume`, `status`, `trace`, `replay` and `bench`.
 
 #![allow(missing_docs)]
 
+mod bench;
 #[path = "../common/mod.rs"]
 #[allow(unused_macros, unused_imports, reason = "each test executable uses its part")]
 mod common;
 mod manage;
+mod replay;
 mod stat;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[stat::CASES, manage::CASES, trace::CASES])
+    common::suite::main(&[stat::CASES, manage::CASES, trace::CASES, replay::CASES, bench::CASES])
 }

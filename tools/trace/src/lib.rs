@@ -16,7 +16,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use filter::Filter;
 use outboard_reach::client::ReachError;
 use outboard_reach::status;
-use outboard_wire::trace::read::{Trace, TraceError};
+use outboard_wire::trace::read::{Group, Trace, TraceError};
 
 /// Record and show traces.
 #[derive(Args, Clone, Debug)]
@@ -107,6 +107,11 @@ pub fn main(args: &TraceArgs) -> u8 {
             error.exit_status()
         }
     }
+}
+
+/// A group of a trace in a line, as `outboard trace show` prints it.
+pub fn describe(trace: &Trace, group: &Group) -> String {
+    text::line(trace, group)
 }
 
 /// Reads a trace from a file, and warns of what it lacks.

@@ -79,11 +79,10 @@ impl Trace {
         let mut trace = Trace { header, groups: Vec::new(), complete: false, lost: 0 };
         let mut records = bytes[HEADER..].chunks_exact(RECORD).enumerate();
         while let Some((number, bytes)) = records.next() {
-            let damaged = |what: String| TraceError::Record { record: number, byte: HEADER + number * RECORD, what };
-            let head = Record::read_from_bytes(bytes).map_err(|_| damaged("it is too short".to_owned()))?;
-            check(&head, header.vcpus).map_err(damaged)?;
+            let head = Record::read_from_bytes(bytes).map_err(|_| damaged(number, "it is too short".to_owned()))?;
+            check(&head, header.vcpus).map_err(|what| damaged(number, what))?;
             if trace.complete {
-                return Err(damaged("it stands behind the end".to_owned()));
+                return Err(damaged(number, "it stands behind the end".to_owned()));
             }
             if head.kind == kind::END {
                 trace.complete = true;
@@ -92,8 +91,8 @@ impl Trace {
             }
             let mut group = Group { head, number, data: Vec::new() };
             for _ in 0..head.payload {
-                let Some((_, bytes)) = records.next() else { return Ok(trace) };
-                group.add(bytes).map_err(damaged)?;
+                let Some((number, bytes)) = records.next() else { return Ok(trace) };
+                group.add(bytes).map_err(|what| damaged(number, what))?;
             }
             trace.lost = trace.lost.saturating_add(head.lost.into());
             trace.groups.push(group);
@@ -138,6 +137,10 @@ impl Group {
         }
         Ok(())
     }
+}
+
+fn damaged(record: usize, what: String) -> TraceError {
+    TraceError::Record { record, byte: HEADER + record * RECORD, what }
 }
 
 fn check(head: &Record, vcpus: u32) -> Result<(), String> {
