@@ -1,5 +1,7 @@
 //! The command line: words in, an exit status out.
 
+mod policy;
+
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -10,6 +12,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config;
 use crate::floor;
+use crate::jail::plan::{Plan, PlanError, Request};
+use crate::jail::vmm::{User, VmmCage};
+use crate::jail::{choice, environment};
 use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
@@ -39,7 +44,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     Stat(outboard_stat::StatArgs),
     Bench(outboard_bench::BenchArgs),
     /// Be the plugin of a row of the bench.
@@ -58,6 +63,9 @@ enum Command {
     Resume(ManageArgs),
     /// Say how a running VM is.
     Status(ManageArgs),
+    /// Check, compile and show seccomp policies of plugins.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
@@ -65,10 +73,11 @@ enum Command {
 
 const EXIT_STATUS: &str = "Exit status of run:
   the plugin's own  it ended by itself, whatever the guest did before
-  1    the plugin died of a signal, outstayed its second after the shutdown event, or could not be executed
+  1    the plugin died of a signal, made a system call that its policy does not allow, outstayed its second after the
+       shutdown event, or could not be executed
   35   wrong arguments
   70   a system call failed that should not
-  71   this host lacks something: /dev/kvm, a permission, io_uring
+  71   this host lacks something: /dev/kvm, a permission, io_uring, user namespaces
   73   the plugin broke the protocol
   74   the guest ended in an exit that nobody serves
   129, 130, 143
@@ -129,9 +138,8 @@ struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     tap_fd: Vec<i32>,
 
-    /// Run the plugin with all the rights of the caller. This version has no jail yet, so it always does.
-    #[arg(long)]
-    disable_sandbox: bool,
+    #[command(flatten)]
+    jail: JailArgs,
 
     /// Print the end report as one line of JSON on standard output.
     #[arg(long)]
@@ -140,6 +148,55 @@ struct RunArgs {
     /// Say more on standard error: -v the end report and what happens, -vv also each step.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+/// The jail of the plugin, and the VMM's own.
+#[derive(Args)]
+#[command(next_help_heading = "Jail")]
+struct JailArgs {
+    /// Run the plugin with all the rights of the caller, for debugging.
+    #[arg(long)]
+    disable_sandbox: bool,
+
+    /// Print the steps of the jail, and why each is done; start nothing.
+    #[arg(long, conflicts_with = "disable_sandbox")]
+    explain_jail: bool,
+
+    /// The folder that the plugin's empty root is mounted on until it is its root; absolute.
+    #[arg(long, value_name = "DIR")]
+    plugin_root: Option<PathBuf>,
+
+    /// Show a file or folder to the plugin: SRC[:DST[:WRITABLE]], absolute paths, WRITABLE true or false; repeatable.
+    #[arg(long, value_name = "SRC[:DST[:WRITABLE]]")]
+    plugin_mount: Vec<OsString>,
+
+    /// The same from a file, one mount a line; # begins a comment. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    plugin_mount_file: Vec<PathBuf>,
+
+    /// Make the plugin a member of groups: INNER[:OUTER[:COUNT]], their numbers for the plugin and outside; repeatable.
+    #[arg(long, value_name = "INNER[:OUTER[:COUNT]]")]
+    plugin_gid_map: Vec<String>,
+
+    /// The same from a file, one map a line; # begins a comment. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    plugin_gid_map_file: Vec<PathBuf>,
+
+    /// A folder with the plugin's seccomp policy, plugin.policy, or a compiled one, plugin.bpf.
+    #[arg(long, value_name = "DIR")]
+    seccomp_policy_dir: Option<PathBuf>,
+
+    /// Log system calls that the policy does not allow, and let them happen.
+    #[arg(long)]
+    seccomp_log_failures: bool,
+
+    /// Once the VM exists, become this user: a name, or UID[:GID]. The plugin becomes it too, in its own namespaces.
+    #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
+    user: Option<String>,
+
+    /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    plugin_env: Vec<OsString>,
 }
 
 /// Carries the command line out; returns the exit status.
@@ -158,6 +215,7 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
         }
         Ok(Cli { command: Command::Bench(args) }) => bench(&args),
         Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
+        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
@@ -180,16 +238,22 @@ fn run(args: &RunArgs) -> u8 {
     start_log(args.verbose);
     let settings = match settings(args) {
         Ok(settings) => settings,
-        Err(said) => {
-            say(&said);
-            return status::USAGE;
+        Err(refused) => {
+            say(&refused.said);
+            return refused.status;
         }
     };
-    if args.plugin.is_some() {
-        say("warning: this version has no jail yet, so the plugin runs with all your rights (--disable-sandbox)");
+    if args.jail.explain_jail {
+        let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
+        let _ = write!(std::io::stdout(), "{jail}{}", settings.cage);
+        return 0;
+    }
+    match &settings.jail {
+        None => say("warning: the plugin runs without a jail, with all your rights (--disable-sandbox)"),
+        Some(jail) => warn_of(jail),
     }
     match plugin::run(&settings) {
-        Ok(report) => finish(args, &settings, &report),
+        Ok(report) => finish(args, &report),
         Err(error) => {
             say(&error.to_string());
             exit_status(&error)
@@ -197,15 +261,23 @@ fn run(args: &RunArgs) -> u8 {
     }
 }
 
+fn warn_of(jail: &Plan) {
+    jail.filter.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    for name in &jail.missing {
+        let name = name.display();
+        say(&format!("warning: the plugin needs the library {name}, which is not found; give it by --plugin-mount"));
+    }
+}
+
 /// Prints what the user wants to know of a run.
-fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
+fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
     let embedded = args.plugin.is_none();
     if status != 0 || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
     let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
-    let floors = if wanted { Floors::measure(&settings.kvm, report) } else { Floors::default() };
+    let floors = if wanted { Floors::measure(report) } else { Floors::default() };
     // A reader that went away, such as `head`, is no failure of the run.
     if args.json {
         let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
@@ -217,7 +289,26 @@ fn finish(args: &RunArgs, settings: &Settings, report: &Report) -> u8 {
     status
 }
 
-fn settings(args: &RunArgs) -> Result<Settings, String> {
+/// A command line that is not carried out.
+struct Refused {
+    said: String,
+    status: u8,
+}
+
+impl From<String> for Refused {
+    fn from(said: String) -> Refused {
+        Refused { said, status: status::USAGE }
+    }
+}
+
+impl From<PlanError> for Refused {
+    fn from(error: PlanError) -> Refused {
+        let lacks = error.is_lack();
+        Refused { said: error.to_string(), status: if lacks { status::HOST } else { status::USAGE } }
+    }
+}
+
+fn settings(args: &RunArgs) -> Result<Settings, Refused> {
     let (program, mut argv) = match &args.plugin {
         Some(path) => {
             validate_program(path).map_err(|error| error.to_string())?;
@@ -226,11 +317,20 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
-        None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned()),
+        None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned().into()),
     };
     for param in &args.params {
         argv.push(c_string(param.as_bytes())?);
     }
+    let own: Vec<_> = std::env::vars_os().collect();
+    let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
+    // What the jail is given is checked also when it is not used.
+    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let jail = plan(args, &program, cage.user)?;
+    let (jail, environment) = match args.jail.disable_sandbox {
+        true => (None, environment::uncaged(&own, &wanted)),
+        false => (Some(jail), environment::caged(&own, &wanted)),
+    };
     Ok(Settings {
         kvm: Path::new("/dev/kvm").to_owned(),
         program,
@@ -244,7 +344,24 @@ fn settings(args: &RunArgs) -> Result<Settings, String> {
         socket: args.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
+        environment,
+        cage,
+        jail,
     })
+}
+
+/// The jail that the words ask for.
+fn plan(args: &RunArgs, program: &Path, user: Option<User>) -> Result<Plan, Refused> {
+    let JailArgs { plugin_root, plugin_mount, plugin_mount_file, plugin_gid_map, plugin_gid_map_file, .. } = &args.jail;
+    let request = Request {
+        root: plugin_root.clone(),
+        mounts: config::jail::mounts(plugin_mount, plugin_mount_file)?,
+        gid_maps: config::jail::gid_maps(plugin_gid_map, plugin_gid_map_file)?,
+        user,
+        vcpus: args.cpus,
+    };
+    let filter = choice::choose(args.jail.seccomp_policy_dir.as_deref(), args.jail.seccomp_log_failures);
+    Ok(Plan::of_host(&request, filter.map_err(|error| error.to_string())?, program)?)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, String> {
@@ -257,10 +374,11 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::Events(error) if error.is_host_lack() => status::HOST,
         StartError::TooManyVcpus { .. } | StartError::Tap(TapError::NotOpen(_) | TapError::NotTap(_)) => status::USAGE,
         StartError::Tap(_) => status::HOST,
+        StartError::Spawn(error) if error.is_host_lack() => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
         StartError::Trace(_) | StartError::Socket(SocketError::Make(..)) => status::HOST,
         StartError::Socket(_) => status::USAGE,
-        StartError::Events(_) | StartError::Call { .. } => status::INTERNAL,
+        StartError::Events(_) | StartError::Cage(_) | StartError::Call { .. } => status::INTERNAL,
     }
 }
 

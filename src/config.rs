@@ -1,5 +1,7 @@
 //! Words of the command line, turned into settings: pure parsing and checks.
 
+pub mod jail;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 

@@ -8,6 +8,7 @@
 //! - [`machine`]: what the VM consists of.
 //! - [`vcpu`]: one thread per vCPU.
 //! - [`event`]: the completion loop of the control thread.
+//! - [`jail`]: what the plugin sees, and what it and the VMM may still do.
 //! - [`plugin`]: the plugin process, its connections and its requests.
 //! - [`floor`], [`report`]: what an exit costs without a plugin, and the end report.
 //! - [`config`], [`cli`]: the command line.
@@ -18,6 +19,7 @@ pub mod kvm;
 pub mod observe;
 
 pub mod event;
+pub mod jail;
 pub mod machine;
 pub mod vcpu;
 

@@ -1,12 +1,10 @@
 //! The end report: a table for people, JSON for programs.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::floor;
-use crate::kvm::System;
 use crate::plugin::Report;
 use outboard_wire::clock;
 use outboard_wire::stats::buckets::{Histogram, Part};
@@ -23,10 +21,10 @@ pub struct Floors(Vec<(Kind, Histogram)>);
 impl Floors {
     /// Measures, on this machine and now, what `KVM_RUN` alone costs for each kind that the run had. What cannot be
     /// measured is left out.
-    pub fn measure(kvm: &Path, report: &Report) -> Floors {
-        let Ok(system) = System::open(kvm) else { return Floors::default() };
+    pub fn measure(report: &Report) -> Floors {
+        let system = &report.kvm;
         let had = report.stats.kinds().into_keys();
-        Floors(had.filter_map(|kind| Some((kind, floor::measure(&system, kind, FLOOR_ROUNDS).ok()??))).collect())
+        Floors(had.filter_map(|kind| Some((kind, floor::measure(system, kind, FLOOR_ROUNDS).ok()??))).collect())
     }
 
     fn of(&self, kind: Kind) -> Option<&Histogram> {

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["config", "report"],
     &["floor"],
     &["plugin"],
-    &["event", "vcpu"],
+    &["event", "jail", "vcpu"],
     &["machine"],
     &["kvm", "observe"],
     &["sys"],
@@ -75,6 +75,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "tests/common/guest.rs",
     "tests/cli/host.rs",
     "tests/hostile/sys.rs",
+    "tests/jail/sys.rs",
 ];
 
 /// Lines above an `unsafe` block in which its `SAFETY:` comment begins.

@@ -3,27 +3,15 @@
 //!
 //! What the installed header does not have yet is skipped, counted and printed.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::mem::{offset_of, size_of};
-use std::process::Command;
+#[path = "common/in_c.rs"]
+mod in_c;
 
+use std::mem::{offset_of, size_of};
+
+use in_c::{Check, compare};
 use kvm_bindings::*;
 use outboard::kvm::exit;
 use outboard::sys::kvm_requests;
-
-/// A C expression, what it should be, and the macro without which it is skipped.
-struct Check {
-    expression: String,
-    expected: u64,
-    needs: Option<&'static str>,
-}
-
-impl Check {
-    fn constant(&(name, expected): &(&'static str, u64)) -> Self {
-        Self { expression: name.into(), expected, needs: Some(name) }
-    }
-}
 
 macro_rules! sizes {
     ($($structure:ident)*) => {[$(Check {
@@ -84,48 +72,9 @@ const CONSTANTS: &[(&str, u64)] = constants! {
     KVM_IRQFD_FLAG_RESAMPLE KVM_MEM_LOG_DIRTY_PAGES KVM_MEM_READONLY KVM_PIT_SPEAKER_DUMMY
 };
 
-/// A program that prints the number of each check and its value.
-fn program(checks: &[Check]) -> String {
-    let mut c = String::from("#include <linux/kvm.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void)\n{\n");
-    for (number, check) in checks.iter().enumerate() {
-        let print = format!("printf(\"{number} %llu\\n\", (unsigned long long)({}));", check.expression);
-        match check.needs {
-            Some(name) => writeln!(c, "#ifdef {name}\n\t{print}\n#endif").unwrap(),
-            None => writeln!(c, "\t{print}").unwrap(),
-        }
-    }
-    c + "\treturn 0;\n}\n"
-}
-
-/// Compiles and runs it: what it printed, by number.
-fn values_in_c(checks: &[Check]) -> HashMap<usize, u64> {
-    let dir = tempfile::tempdir().unwrap();
-    let (source, binary) = (dir.path().join("abi.c"), dir.path().join("abi"));
-    std::fs::write(&source, program(checks)).unwrap();
-    let cc = Command::new("cc").arg("-o").arg(&binary).arg(&source).output().expect("a C compiler named cc");
-    assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
-    let output = Command::new(&binary).output().unwrap();
-    assert!(output.status.success());
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let pairs = lines.lines().map(|line| line.split_once(' ').unwrap());
-    pairs.map(|(number, value)| (number.parse().unwrap(), value.parse().unwrap())).collect()
-}
-
 #[test]
 fn matches_the_c_header() {
-    let checks = checks();
-    let values = values_in_c(&checks);
-    let mut wrong = String::new();
-    let mut skipped = Vec::new();
-    for (number, Check { expression, expected, .. }) in checks.iter().enumerate() {
-        match values.get(&number) {
-            None => skipped.push(expression.as_str()),
-            Some(value) if value == expected => {}
-            Some(value) => writeln!(wrong, "{expression}: {expected:#x} here, {value:#x} in C").unwrap(),
-        }
-    }
-    println!("{} compared, {} skipped: {}", values.len(), skipped.len(), skipped.join(" "));
-    assert!(wrong.is_empty(), "\n{wrong}");
+    let skipped = compare(&["linux/kvm.h", "stddef.h"], &checks());
     // A header old enough to lack more than this is not worth comparing with.
-    assert!(skipped.len() < 8, "skipped {skipped:?}");
+    assert!(skipped < 8, "{skipped} were skipped");
 }

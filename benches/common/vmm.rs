@@ -29,7 +29,7 @@ impl Vmm {
     /// options, [`Vmm::finish`] gives a report.
     pub fn start(options: &[String], words: &[&str]) -> Vmm {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
-        command.args(["run", "--disable-sandbox", "--plugin"]);
+        command.args(["run", "--plugin"]);
         command.arg(std::env::current_exe().expect("the path of this executable"));
         for word in [PLUGIN].iter().chain(words) {
             command.arg(format!("--params={word}"));

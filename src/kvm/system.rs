@@ -34,6 +34,14 @@ impl System {
         }
     }
 
+    /// The same device by another descriptor.
+    ///
+    /// # Errors
+    /// `EMFILE` if there is none left.
+    pub fn try_clone(&self) -> Result<Self, Errno> {
+        Ok(Self { device: self.device.try_clone()? })
+    }
+
     /// The version of the API, always 12.
     ///
     /// # Errors

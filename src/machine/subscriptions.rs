@@ -1,16 +1,16 @@
 //! Exits that the plugin asks for: what KVM has to be told so that they happen.
 
 use kvm_bindings::{
-    KVM_CAP_EXIT_HYPERCALL, KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR,
-    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
+    KVM_CAP_EXIT_HYPERCALL, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_X86_MSR_FILTER,
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
 };
 
 use super::{IrqChip, Machine};
 use crate::kvm::KvmError;
 use crate::sys::errno::Errno;
 use outboard_wire::control::{
-    EXIT_DEBUG, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN, EXITS, MSR_READ,
-    MSR_WRITE, MsrRange, Subscribe,
+    EXIT_DEBUG, EXIT_EMULATION_FAILURE, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN,
+    EXITS, MSR_READ, MSR_WRITE, MsrRange, Subscribe,
 };
 use outboard_wire::limits::{MAX_MSR_RANGE, MAX_MSR_RANGES};
 
@@ -54,6 +54,10 @@ impl Machine {
             let calls = if after & EXIT_HYPERCALL != 0 { self.check_extension(KVM_CAP_EXIT_HYPERCALL) } else { 0 };
             self.vm.enable_cap(KVM_CAP_EXIT_HYPERCALL, 0, [calls as u32 as u64, 0, 0, 0])?;
         }
+        if (before ^ after) & EXIT_EMULATION_FAILURE != 0 {
+            let on = u64::from(after & EXIT_EMULATION_FAILURE != 0);
+            self.vm.enable_cap(KVM_CAP_EXIT_ON_EMULATION_FAILURE, 0, [on, 0, 0, 0])?;
+        }
         Ok(())
     }
 
@@ -71,6 +75,7 @@ impl Machine {
         needs(EXIT_HYPERCALL, self.check_extension(KVM_CAP_EXIT_HYPERCALL) > 0);
         needs(EXIT_DEBUG, self.check_extension(KVM_CAP_SET_GUEST_DEBUG) > 0);
         needs(EXIT_IOAPIC_EOI, self.controllers.which() == IrqChip::Split);
+        needs(EXIT_EMULATION_FAILURE, self.check_extension(KVM_CAP_EXIT_ON_EMULATION_FAILURE) > 0);
         offered
     }
 }

@@ -12,7 +12,7 @@ pub const SHUTDOWN_DEADLINE_MS: u64 = 1000;
 
 /// The VMM's own exit statuses. The plugin's takes their place when it ended by itself and nothing was wrong.
 pub mod status {
-    /// The plugin died of a signal, or outstayed its second.
+    /// The plugin died of a signal, outstayed its second, or made a system call that its filter does not allow.
     pub const PLUGIN_FAILED: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 35;
@@ -58,6 +58,8 @@ pub enum Cause {
     Signal(i32),
     /// The plugin broke the protocol.
     Violation(String),
+    /// The plugin made a system call that its filter does not allow.
+    Forbidden(String),
     /// A system call of the VMM failed that should not.
     HostFailure(String),
 }
@@ -84,6 +86,8 @@ pub enum Input {
     GuestUnserved(String),
     /// The plugin broke the protocol; how, in words.
     Violation(String),
+    /// The plugin made a system call that its filter does not allow; which, in words.
+    Forbidden(String),
     /// The plugin speaks another version of the protocol; which, in words. It is given time to say so, too.
     Mismatch(String),
     /// The VMM failed; at what, in words.
@@ -160,6 +164,7 @@ impl Lifecycle {
             Input::ConnectionClosed => self.shut_down(Cause::Disconnected),
             Input::Mismatch(reason) => self.shut_down(Cause::Violation(reason)),
             Input::Violation(reason) => self.kill(Cause::Violation(reason)),
+            Input::Forbidden(reason) => self.kill(Cause::Forbidden(reason)),
             Input::DeadlinePassed => {
                 if self.state != State::ShuttingDown {
                     return Vec::new();
@@ -215,7 +220,10 @@ impl Lifecycle {
 
     /// Keeps the first cause; a fault takes the place of an end at which nothing was wrong.
     fn note(&mut self, cause: Cause) {
-        let fault = matches!(cause, Cause::Violation(_) | Cause::HostFailure(_) | Cause::GuestUnserved(_));
+        let fault = matches!(
+            cause,
+            Cause::Violation(_) | Cause::Forbidden(_) | Cause::HostFailure(_) | Cause::GuestUnserved(_)
+        );
         match &self.cause {
             None => self.cause = Some(cause),
             Some(first) if first.is_clean() && fault => self.cause = Some(cause),
@@ -241,6 +249,7 @@ impl Outcome {
         match &self.cause {
             Cause::HostFailure(_) => status::INTERNAL,
             Cause::Violation(_) => status::PROTOCOL,
+            Cause::Forbidden(_) => status::PLUGIN_FAILED,
             Cause::GuestUnserved(_) => status::GUEST,
             Cause::Signal(_) if self.status == ExitStatus::Exited(0) && !self.outstayed => 0,
             Cause::Signal(signo) => status::SIGNAL_BASE.saturating_add(u8::try_from(*signo).unwrap_or(u8::MAX)),
@@ -260,6 +269,9 @@ impl Outcome {
         match self.status {
             _ if self.outstayed => "did not end within a second of the shutdown event and was killed".to_string(),
             ExitStatus::Exited(status) => format!("ended with status {status}"),
+            ExitStatus::Signaled { signo: libc::SIGSYS, .. } => {
+                "was ended by signal 31: it made a system call that its seccomp policy does not allow".to_string()
+            }
             ExitStatus::Signaled { signo, core: false } => format!("was ended by signal {signo}"),
             ExitStatus::Signaled { signo, core: true } => format!("was ended by signal {signo} and dumped core"),
         }
@@ -276,6 +288,7 @@ impl fmt::Display for Outcome {
             Cause::GuestUnserved(reason) => write!(f, "the guest ended in an exit that nobody serves: {reason}"),
             Cause::Signal(signo) => write!(f, "ended by {}; the plugin {end}", signal_name(*signo)),
             Cause::Violation(reason) => write!(f, "the plugin broke the protocol: {reason}"),
+            Cause::Forbidden(reason) => write!(f, "the plugin was killed: it {reason}"),
             Cause::HostFailure(reason) => write!(f, "the VMM failed: {reason}"),
         }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::lifecycle::Input;
 use super::manage::Request;
+use super::recorder::TraceFile;
 use super::setup::StartError;
 use super::supervisor::{Supervisor, source, token};
 use crate::event::Token;
@@ -89,7 +90,10 @@ impl Supervisor {
 
     fn start_trace(&mut self, path: &Path, owner: Token) -> Result<String, String> {
         let (vm, lost) = (self.host.stats.vm(), self.host.stats.dropped());
-        self.host.recorder.start(path, &vm, lost, false).map_err(|error| error.to_string())?;
+        // Before the file is made: it may be the one that the other trace goes to.
+        self.host.recorder.check_idle().map_err(|error| error.to_string())?;
+        let file = TraceFile::create(path).map_err(|error| error.to_string())?;
+        self.host.recorder.start(file, &vm, lost, false).map_err(|error| error.to_string())?;
         self.trace_owner = Some(owner);
         Ok("{}".to_owned())
     }

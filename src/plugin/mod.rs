@@ -14,6 +14,7 @@ mod managed;
 mod recorder;
 mod setup;
 mod shared;
+mod start;
 
 pub use manage::SocketError;
 pub use recorder::TraceError;

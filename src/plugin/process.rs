@@ -2,9 +2,9 @@
 //!
 //! The start has two halves. The parent half prepares everything, clones, and reads from a pipe which step of the child
 //! failed, if one did. The child half runs a list of named steps and becomes the program; it allocates nothing and
-//! leaves by `_exit`. A jail is more steps in that list, and namespaces for the clone.
+//! leaves by `_exit`. A jail is more steps in that list, and a parent half of its own around the clone.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -13,8 +13,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::jail::filter::{Filter, Loaded};
+use crate::jail::parent::{ParentFault, Prepared, remedy};
+use crate::jail::step::ChildStep;
 use crate::sys::errno::Errno;
 use crate::sys::process::{self, Child, ExecImage, ExitStatus, InChild};
+use crate::sys::seccomp::Listener;
 
 /// The number that the first descriptor handed to the plugin gets; standard input, output and error come before it.
 pub const FIRST_FD: RawFd = 3;
@@ -22,40 +26,26 @@ pub const FIRST_FD: RawFd = 3;
 /// Bytes of the report of a failed step: its index and its error number, each in four bytes of this machine's order.
 /// Less than `PIPE_BUF`, so it arrives whole.
 const REPORT_SIZE: usize = 8;
-
-/// Something that the child does to itself before it becomes the program.
-///
-/// It runs in a process cloned from one that may have many threads: it must not allocate, take locks or panic, only
-/// make system calls with what was prepared before.
-pub trait ChildStep {
-    /// What the step does, as the subject of "... failed".
-    fn name(&self) -> &'static str;
-
-    /// Does it.
-    ///
-    /// # Errors
-    /// That of the system call; the start then fails with it.
-    fn run(&self, child: &InChild) -> Result<(), Errno>;
-}
+/// Added to the index of a step that was left out, because the plugin can do without it.
+const LEFT_OUT: u32 = 1 << 31;
 
 /// What to start, and with what.
 pub struct SpawnPlan {
-    /// The program, by absolute path.
+    /// The program, by absolute path as the plugin sees it.
     pub program: CString,
     /// Its arguments, beginning with its name.
     pub argv: Vec<CString>,
-    /// `KEY=value` entries that are added to the inherited environment, or replace those with the same key.
-    pub extra_env: Vec<CString>,
+    /// Its environment, `KEY=value`.
+    pub env: Vec<CString>,
     /// Descriptors for the plugin: the first becomes [`FIRST_FD`], and so on. All others beyond standard error are
     /// closed. They stay open here, too, until the plan is dropped.
     pub fds: Vec<OwnedFd>,
-    /// Namespaces for the child ([`process::NAMESPACE_FLAGS`]); 0 for none.
-    pub namespaces: u64,
-    /// Steps of a jail, with the default signals already and all descriptors still open under their old numbers.
+    /// The jail, if there is one.
+    pub jail: Option<Prepared>,
+    /// Further steps, with the default signals already and all descriptors still open under their old numbers.
     pub steps: Vec<Box<dyn ChildStep>>,
-    /// The last step before the program: a seccomp filter. Under it the child half calls `execve` and, if that fails,
-    /// `write` and `exit_group`, nothing else.
-    pub filter: Option<Box<dyn ChildStep>>,
+    /// The last step before the program: a seccomp filter.
+    pub filter: Option<Filter>,
 }
 
 /// Why the plugin cannot be started: one sentence.
@@ -70,25 +60,42 @@ pub enum SpawnError {
         fault: ProgramFault,
     },
     /// A system call of the parent half failed.
-    #[error("cannot start the plugin {}: {call} failed: {errno}", program.display())]
+    #[error("cannot start the plugin {}: {call} failed: {errno}{remedy}", program.display())]
     Parent {
         /// The path of the program.
         program: PathBuf,
         /// The call.
-        call: &'static str,
+        call: String,
         /// Its error.
         errno: Errno,
+        /// What to do, as the rest of the sentence.
+        remedy: String,
     },
     /// A step of the child half failed.
-    #[error("cannot start the plugin {}: {step} failed: {errno}{}", program.display(), hint(step, *errno))]
+    #[error("cannot start the plugin {}: {step} failed: {errno}{remedy}", program.display())]
     Step {
         /// The path of the program.
         program: PathBuf,
         /// The name of the step.
-        step: &'static str,
+        step: String,
         /// Its error.
         errno: Errno,
+        /// What to do, as the rest of the sentence.
+        remedy: String,
+        /// Whether the host lacks something, and not the plugin.
+        host: bool,
     },
+}
+
+impl SpawnError {
+    /// Whether this host lacks something, rather than the program.
+    pub fn is_host_lack(&self) -> bool {
+        match self {
+            SpawnError::Program { .. } => false,
+            SpawnError::Parent { .. } => true,
+            SpawnError::Step { host, .. } => *host,
+        }
+    }
 }
 
 /// What is wrong with the path of a program.
@@ -136,18 +143,17 @@ fn check_program(path: &Path) -> Result<CString, ProgramFault> {
     Ok(c_path)
 }
 
-/// What the owner of the program might look at, after the error of a step.
-fn hint(step: &str, errno: Errno) -> &'static str {
-    match (step, errno.0) {
-        (EXECVE, libc::EACCES) => "; is it executable?",
-        (EXECVE, libc::ENOENT) => "; is it there, and its interpreter or dynamic linker too?",
-        (EXECVE, libc::ENOEXEC) => "; is it a program for this machine?",
+/// What the owner of the program might look at when it cannot be executed.
+fn hint(errno: Errno, jail: Option<&Prepared>) -> String {
+    let said = match (errno.0, jail) {
+        (libc::EACCES, Some(jail)) => return format!("; may user {} execute it?", jail.uid()),
+        (libc::EACCES, None) => "; is it executable?",
+        (libc::ENOENT, _) => "; is it there, and its interpreter or dynamic linker too?",
+        (libc::ENOEXEC, _) => "; is it a program for this machine?",
         _ => "",
-    }
+    };
+    said.to_owned()
 }
-
-/// The name of the last step of every child half.
-const EXECVE: &str = "execve";
 
 /// Ends the child with its parent, also if that ended before the request was made.
 struct DieWithParent<'a> {
@@ -157,8 +163,8 @@ struct DieWithParent<'a> {
 }
 
 impl ChildStep for DieWithParent<'_> {
-    fn name(&self) -> &'static str {
-        "PR_SET_PDEATHSIG"
+    fn name(&self) -> String {
+        "PR_SET_PDEATHSIG".to_owned()
     }
 
     fn run(&self, child: &InChild) -> Result<(), Errno> {
@@ -179,8 +185,8 @@ impl ChildStep for DieWithParent<'_> {
 struct ResetSignals;
 
 impl ChildStep for ResetSignals {
-    fn name(&self) -> &'static str {
-        "resetting the signals"
+    fn name(&self) -> String {
+        "resetting the signals".to_owned()
     }
 
     fn run(&self, _: &InChild) -> Result<(), Errno> {
@@ -195,8 +201,8 @@ struct PlaceFds<'a> {
 }
 
 impl ChildStep for PlaceFds<'_> {
-    fn name(&self) -> &'static str {
-        "placing the descriptors"
+    fn name(&self) -> String {
+        "placing the descriptors".to_owned()
     }
 
     fn run(&self, child: &InChild) -> Result<(), Errno> {
@@ -209,16 +215,36 @@ impl ChildStep for PlaceFds<'_> {
     }
 }
 
-/// Becomes the program.
-struct Exec<'a>(&'a ExecImage);
+/// Becomes the program, under a filter if there is one.
+struct Exec<'a> {
+    image: &'a ExecImage,
+    filter: Option<&'a Filter>,
+}
 
-impl ChildStep for Exec<'_> {
-    fn name(&self) -> &'static str {
-        EXECVE
+impl ChildStep for Filter {
+    fn name(&self) -> String {
+        "loading the seccomp filter".to_owned()
     }
 
     fn run(&self, _: &InChild) -> Result<(), Errno> {
-        Err(self.0.exec())
+        self.load()
+    }
+
+    fn is_host_s(&self) -> bool {
+        true
+    }
+}
+
+impl ChildStep for Exec<'_> {
+    fn name(&self) -> String {
+        "execve".to_owned()
+    }
+
+    fn run(&self, _: &InChild) -> Result<(), Errno> {
+        Err(match self.filter {
+            Some(filter) => filter.exec(self.image),
+            None => self.image.exec(),
+        })
     }
 }
 
@@ -227,11 +253,14 @@ impl ChildStep for Exec<'_> {
 fn child_half(child: &InChild, steps: &[&dyn ChildStep], report: BorrowedFd<'_>) -> i32 {
     for (index, step) in (0u32..).zip(steps) {
         if let Err(errno) = step.run(child) {
+            let optional = step.is_optional();
             let mut record = [0; REPORT_SIZE];
-            record[..4].copy_from_slice(&index.to_ne_bytes());
+            record[..4].copy_from_slice(&(index | if optional { LEFT_OUT } else { 0 }).to_ne_bytes());
             record[4..].copy_from_slice(&errno.0.to_ne_bytes());
             process::write_record(report, &record);
-            break;
+            if !optional {
+                break;
+            }
         }
     }
     127
@@ -241,6 +270,7 @@ fn child_half(child: &InChild, steps: &[&dyn ChildStep], report: BorrowedFd<'_>)
 pub struct PluginProcess {
     child: Child,
     ended: Option<ExitStatus>,
+    listener: Option<Listener>,
 }
 
 impl fmt::Debug for PluginProcess {
@@ -258,49 +288,47 @@ impl PluginProcess {
     /// # Errors
     /// [`SpawnError`]; no process is left then.
     pub fn spawn(plan: &SpawnPlan) -> Result<PluginProcess, SpawnError> {
-        let program = PathBuf::from(std::ffi::OsStr::from_bytes(plan.program.to_bytes()));
-        let failed = |call| {
-            let program = program.clone();
-            move |errno| SpawnError::Parent { program, call, errno }
-        };
-        let image = ExecImage::new(plan.program.clone(), plan.argv.clone(), environment(&plan.extra_env));
+        PluginProcess::begin(plan)?.finish()
+    }
+
+    /// The same without waiting for the child half, which may take a while.
+    ///
+    /// # Errors
+    /// Those of the parent half.
+    pub fn begin(plan: &SpawnPlan) -> Result<Starting<'_>, SpawnError> {
         // All sources beyond all targets, so that placing one never overwrites another.
         let free = FIRST_FD + plan.fds.len() as RawFd;
-        let above = |fd: &OwnedFd| process::dup_from(fd.as_fd(), free);
-        let sources: Vec<OwnedFd> =
-            plan.fds.iter().map(above).collect::<Result<_, _>>().map_err(failed("fcntl(F_DUPFD)"))?;
-        let (reader, low_report) = process::pipe().map_err(failed("pipe2"))?;
-        let report = above(&low_report).map_err(failed("fcntl(F_DUPFD)"))?;
+        let above = |fd: &OwnedFd| process::dup_from(fd.as_fd(), free).map_err(plan.failed("fcntl(F_DUPFD)"));
+        let sources: Vec<OwnedFd> = plan.fds.iter().map(above).collect::<Result<_, _>>()?;
+        let (reader, low_report) = process::pipe().map_err(plan.failed("pipe2"))?;
+        let report = above(&low_report)?;
         drop(low_report);
-        process::set_default_action(libc::SIGCHLD).map_err(failed("sigaction"))?;
+        process::set_default_action(libc::SIGCHLD).map_err(plan.failed("sigaction"))?;
 
+        let image = ExecImage::new(plan.program.clone(), plan.argv.clone(), plan.env.clone());
         let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
         // Once more after the jail: a change of user or group in a step takes the request back (prctl(2)).
         let die_still = DieWithParent { reader: None, report: report.as_fd() };
-        let (place, exec) = (PlaceFds { sources: &sources }, Exec(&image));
-        let mut steps: Vec<&dyn ChildStep> = vec![&die, &ResetSignals];
-        steps.extend(plan.steps.iter().map(|step| &**step));
-        steps.extend([&place as &dyn ChildStep, &die_still]);
-        steps.extend(plan.filter.as_deref());
-        steps.push(&exec);
-        let child = process::clone_process(plan.namespaces, |child| child_half(child, &steps, report.as_fd()));
-        let child = child.map_err(failed("clone3"))?;
-        let names: Vec<&'static str> = steps.iter().map(|step| step.name()).collect();
-        drop(report);
+        let place = PlaceFds { sources: &sources };
+        let exec = Exec { image: &image, filter: plan.filter.as_ref() };
+        let steps = plan.all_steps([&die, &ResetSignals], [&place, &die_still], &exec);
+        let half = |child: &InChild| child_half(child, &steps, report.as_fd());
+        let child = match &plan.jail {
+            Some(jail) => jail.clone_child(half).map_err(|fault| plan.fault(fault))?,
+            None => process::clone_process(0, half).map_err(plan.failed("clone3"))?,
+        };
         // From here on the process is reaped on every way out.
-        let process = PluginProcess { child, ended: None };
-        match read_report(reader).map_err(failed("reading the report of the child"))? {
-            None => Ok(process),
-            Some((index, errno)) => {
-                let step = names.get(index).copied().unwrap_or("an unknown step");
-                Err(SpawnError::Step { program: program.clone(), step, errno })
-            }
-        }
+        Ok(Starting { plan, process: PluginProcess { child, ended: None, listener: None }, reader })
     }
 
     /// The descriptor that becomes readable when the process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd.as_fd()
+    }
+
+    /// What hears of system calls that the plugin's filter does not allow.
+    pub fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
     }
 
     /// The process id in our pid namespace.
@@ -346,25 +374,109 @@ impl Drop for PluginProcess {
     }
 }
 
-/// The inherited environment with `extra` entries in place of those with the same key.
-fn environment(extra: &[CString]) -> Vec<CString> {
-    let key = |entry: &[u8]| entry.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
-    let replaced: Vec<_> = extra.iter().map(|entry| key(entry.as_bytes())).collect();
-    let inherited = std::env::vars_os().filter(|(name, _)| !replaced.contains(&Some(name.as_bytes().to_vec())));
-    let inherited = inherited.filter_map(|(name, value)| {
-        let entry = [name.into_vec(), value.into_vec()].join(&b'=');
-        CString::new(entry).ok()
-    });
-    inherited.chain(extra.iter().cloned()).collect()
+impl SpawnPlan {
+    /// The list that the child half runs, from what frames every start and what this plan has.
+    fn all_steps<'a>(
+        &'a self,
+        first: [&'a dyn ChildStep; 2],
+        then: [&'a dyn ChildStep; 2],
+        exec: &'a dyn ChildStep,
+    ) -> Vec<&'a dyn ChildStep> {
+        let jail = self.jail.iter().flat_map(Prepared::steps);
+        let own = self.steps.iter().map(|step| &**step);
+        let filter = self.filter.iter().map(|filter| filter as &dyn ChildStep);
+        first.into_iter().chain(jail).chain(own).chain(then).chain(filter).chain([exec]).collect()
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(std::ffi::OsStr::from_bytes(self.program.to_bytes()))
+    }
+
+    fn failed(&self, call: &str) -> impl FnOnce(Errno) -> SpawnError {
+        let fault = call.to_owned();
+        move |errno| self.fault(ParentFault { call: fault, errno })
+    }
+
+    /// The error for a call of the parent half.
+    pub fn fault(&self, ParentFault { call, errno }: ParentFault) -> SpawnError {
+        let remedy = if self.jail.is_some() { remedy(&call, errno) } else { String::new() };
+        SpawnError::Parent { program: self.path(), call, errno, remedy }
+    }
+
+    fn exec_failed(&self, errno: Errno) -> SpawnError {
+        let remedy = hint(errno, self.jail.as_ref());
+        SpawnError::Step { program: self.path(), step: "execve".to_owned(), errno, remedy, host: false }
+    }
+
+    /// The error for a step of the list, by its index.
+    fn step_failed(&self, index: usize, errno: Errno) -> SpawnError {
+        // Only their names matter here.
+        let image = ExecImage::new(CString::default(), Vec::new(), Vec::new());
+        let stderr = std::io::stderr();
+        let die = DieWithParent { reader: None, report: stderr.as_fd() };
+        let (place, exec) = (PlaceFds { sources: &[] }, Exec { image: &image, filter: None });
+        let steps = self.all_steps([&die, &ResetSignals], [&place, &die], &exec);
+        let last = index + 1 == steps.len();
+        let Some(step) = steps.get(index) else {
+            return self.fault(ParentFault { call: format!("step {index}"), errno });
+        };
+        let name = step.name();
+        let remedy = match (&self.jail, last) {
+            (jail, true) => hint(errno, jail.as_ref()),
+            (Some(_), false) => remedy(&name, errno),
+            (None, false) => String::new(),
+        };
+        SpawnError::Step { program: self.path(), step: name, errno, remedy, host: step.is_host_s() }
+    }
 }
 
-/// Reads the report to its end: nothing if the program was executed, since that closed the pipe.
-fn read_report(reader: OwnedFd) -> Result<Option<(usize, Errno)>, Errno> {
-    let mut record = Vec::new();
-    let read = File::from(reader).take(REPORT_SIZE as u64).read_to_end(&mut record);
-    read.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let number = |at: usize| record.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    Ok(number(0).zip(number(4)).map(|(index, errno)| (index as usize, Errno(errno as i32))))
+/// A plugin whose child half runs. Dropping it kills and reaps the process.
+pub struct Starting<'a> {
+    plan: &'a SpawnPlan,
+    process: PluginProcess,
+    reader: OwnedFd,
+}
+
+impl Starting<'_> {
+    /// Waits until the program has been executed.
+    ///
+    /// # Errors
+    /// The step that failed; no process is left then.
+    pub fn finish(mut self) -> Result<PluginProcess, SpawnError> {
+        let reports = read_reports(self.reader).map_err(self.plan.failed("reading the report of the child"))?;
+        for (index, errno) in reports {
+            if index & LEFT_OUT == 0 {
+                return Err(self.plan.step_failed(index as usize, errno));
+            }
+            let left_out = self.plan.step_failed((index & !LEFT_OUT) as usize, errno);
+            if let SpawnError::Step { step, errno, .. } = left_out {
+                log::warn!("the plugin's jail does without this: {step} failed: {errno}");
+            }
+        }
+        match self.plan.filter.as_ref().map(Filter::loaded) {
+            None => {}
+            Some(Ok(Loaded::Executed(listener))) => self.process.listener = listener,
+            Some(Ok(Loaded::ExecFailed(errno))) => return Err(self.plan.exec_failed(errno)),
+            Some(Err(errno)) => return Err(self.plan.failed("receiving the listener of the seccomp filter")(errno)),
+        }
+        Ok(self.process)
+    }
+}
+
+/// `KEY=value` entries; those with a zero byte, which no program can be given, are left out.
+pub fn entries(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<CString> {
+    let entry = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
+    variables.into_iter().filter_map(|pair| CString::new(entry(pair)).ok()).collect()
+}
+
+/// Reads the reports to their end: nothing if the program was executed, since that closed the pipe.
+fn read_reports(reader: OwnedFd) -> Result<Vec<(u32, Errno)>, Errno> {
+    let mut records = Vec::new();
+    // A child that lies is no plugin yet; but nothing is read without a bound.
+    File::from(reader).take((REPORT_SIZE * 64) as u64).read_to_end(&mut records)?;
+    let number =
+        |record: &[u8], at: usize| u32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+    Ok(records.chunks_exact(REPORT_SIZE).map(|record| (number(record, 0), Errno(number(record, 4) as i32))).collect())
 }
 
 #[cfg(test)]

@@ -46,6 +46,24 @@ pub enum TraceError {
     Write(PathBuf, io::Error),
 }
 
+/// A file that a trace goes to.
+pub(super) struct TraceFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl TraceFile {
+    /// Makes it, for this user alone; what lay there before is gone.
+    ///
+    /// # Errors
+    /// [`TraceError::Write`].
+    pub(super) fn create(path: &Path) -> Result<TraceFile, TraceError> {
+        let made = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
+        let file = made.map_err(|error| TraceError::Write(path.to_owned(), error))?;
+        Ok(TraceFile { path: path.to_owned(), file })
+    }
+}
+
 struct Active {
     thread: JoinHandle<io::Result<()>>,
     stop: Arc<AtomicBool>,
@@ -76,13 +94,15 @@ impl Recorder {
     ///
     /// # Errors
     /// [`TraceError::Busy`], [`TraceError::Write`].
-    pub(super) fn start(&mut self, path: &Path, vm: &Vm, lost: u64, from_start: bool) -> Result<(), TraceError> {
-        if let Some(active) = &self.active {
-            return Err(TraceError::Busy(active.path.clone()));
-        }
-        let failed = |error| TraceError::Write(path.to_owned(), error);
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
+    pub(super) fn start(
+        &mut self,
+        TraceFile { path, mut file }: TraceFile,
+        vm: &Vm,
+        lost: u64,
+        from_start: bool,
+    ) -> Result<(), TraceError> {
+        self.check_idle()?;
+        let failed = |error| TraceError::Write(path.clone(), error);
         file.write_all(self.header(vm, from_start).as_bytes()).map_err(failed)?;
         let mut left_over = Vec::new();
         self.rings.iter().for_each(|ring| ring.get_or_init(Ring::default).drain(&mut left_over));
@@ -92,7 +112,7 @@ impl Recorder {
         let thread = std::thread::Builder::new().name("trace".to_owned());
         let thread = thread.spawn(move || drain(&rings, &mut to, &stopped)).map_err(failed)?;
         let lost_before = lost + self.requests.lost();
-        self.active = Some(Active { thread, stop, path: path.to_owned(), file, lost_before });
+        self.active = Some(Active { thread, stop, path, file, lost_before });
         self.controls.iter().for_each(|control| control.set_tracing(true));
         Ok(())
     }
@@ -114,6 +134,14 @@ impl Recorder {
         });
         written.map_err(|error| TraceError::Write(path, error))?;
         Ok(lost)
+    }
+
+    /// Fails while a trace is being recorded.
+    ///
+    /// # Errors
+    /// [`TraceError::Busy`].
+    pub(super) fn check_idle(&self) -> Result<(), TraceError> {
+        self.active.as_ref().map_or(Ok(()), |active| Err(TraceError::Busy(active.path.clone())))
     }
 
     /// Whether a trace is being recorded.

@@ -11,6 +11,7 @@ use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
 use crate::event::EventError;
+use crate::jail::parent::ParentFault;
 use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
@@ -67,6 +68,9 @@ pub enum StartError {
     /// The trace cannot be recorded.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// The VMM cannot give up its rights.
+    #[error("the VMM cannot give up its rights: {} failed: {}", .0.call, .0.errno)]
+    Cage(ParentFault),
     /// Another system call failed.
     #[error("{call} failed: {errno}")]
     Call {
@@ -84,12 +88,23 @@ impl StartError {
     }
 }
 
-/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
-pub(super) fn host(settings: &Settings) -> Result<Host, StartError> {
-    install_kick_handler().map_err(StartError::call("sigaction"))?;
+/// What was found to be there before anything is started.
+pub(super) struct Ready {
+    pub system: System,
+    pub taps: Vec<Tap>,
+}
+
+/// Looks whether this host has what the settings ask for.
+pub(super) fn check(settings: &Settings) -> Result<Ready, StartError> {
     let taps = taps(settings)?;
     let system = System::open(&settings.kvm)?;
     check_vcpus(&system, settings.vcpus)?;
+    Ok(Ready { system, taps })
+}
+
+/// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
+pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result<Host, StartError> {
+    install_kick_handler().map_err(StartError::call("sigaction"))?;
     let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let tsc_khz = tsc_khz(&machine);

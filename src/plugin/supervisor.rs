@@ -1,7 +1,7 @@
 //! The main thread: it sets the VM up, starts the plugin, serves its requests and sees to the end of everything.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +12,20 @@ use zerocopy::IntoBytes;
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
 use super::manage::Manage;
-use super::process::{ChildStep, FIRST_FD, PluginProcess, SpawnPlan};
+use super::process::PluginProcess;
+use super::recorder::TraceFile;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
+use super::start;
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
+use crate::jail::filter;
+use crate::jail::plan::Plan;
+use crate::jail::vmm::{self, VmmCage};
+use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::sys::Errno;
-use crate::sys::process::{ExitStatus, InChild};
-use crate::sys::rlimit::{self, OpenFiles};
+use crate::sys::process::ExitStatus;
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
 use outboard_wire::control::Kind;
@@ -59,6 +64,12 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
+    /// The plugin's environment, but for the variables that name its socket.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What the VMM gives up once the plugin runs.
+    pub cage: VmmCage,
+    /// The plugin's jail; `None` runs it with all the rights of the caller.
+    pub jail: Option<Plan>,
 }
 
 /// Which CPUs vCPU threads may run on.
@@ -91,6 +102,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Counts of all vCPUs.
     pub stats: Snapshot,
+    /// The KVM device, which the VMM may not be able to open again.
+    pub kvm: Arc<System>,
     /// TSC frequency, to turn the counts' ticks into time.
     pub tsc_khz: u64,
     /// From the plugin's start to its end.
@@ -115,10 +128,11 @@ pub(super) mod source {
     pub const DEADLINE: u32 = SIGNALS + 3;
     pub const GRACE: u32 = SIGNALS + 4;
     pub const LAST_WORDS: u32 = SIGNALS + 5;
+    pub const LISTENER: u32 = SIGNALS + 6;
     /// Two listeners.
-    pub const LISTENERS: u32 = SIGNALS + 6;
+    pub const LISTENERS: u32 = SIGNALS + 7;
     /// Clients of the management sockets, to the end of the numbers.
-    pub const CLIENTS: u32 = SIGNALS + 8;
+    pub const CLIENTS: u32 = SIGNALS + 9;
 }
 
 pub(super) struct Supervisor {
@@ -128,6 +142,8 @@ pub(super) struct Supervisor {
     process_fd: Arc<OwnedFd>,
     /// How the process ended, while what it sent before is still being read.
     ended: Option<ExitStatus>,
+    /// Hears of system calls that the plugin's filter does not allow.
+    listener_fd: Option<Arc<OwnedFd>>,
     signals: SignalFd,
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
@@ -152,16 +168,26 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
     let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 48 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
-    let open_files = raise_open_files().map_err(StartError::call("setrlimit"))?;
-    let host = setup::host(settings)?;
-    let mut host = host;
-    if let Some(path) = &settings.trace {
-        let vm = host.stats.vm();
-        host.recorder.start(path, &vm, 0, true)?;
-    }
-    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
+    let open_files = start::raise_open_files().map_err(StartError::call("setrlimit"))?;
+    let ready = setup::check(settings)?;
+    let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
+    let trace = settings.trace.as_deref().map(TraceFile::create).transpose()?;
     let started = Instant::now();
-    let (process, control) = spawn(settings, open_files)?;
+    let (plan, control) = start::spawn_plan(settings, open_files)?;
+    // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
+    // has a VM costs more, and keeps the VM open.
+    let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
+    let mut host = setup::host(settings, ready)?;
+    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
+    let process = starting.finish().map_err(StartError::Spawn)?;
+    // With it goes this process's copy of the plugin's end of the socket.
+    drop(plan);
+    vmm::enter(settings.cage).map_err(StartError::Cage)?;
+    // Its thread has to have the rights that are left; the plugin's first request is served after this.
+    if let Some(file) = trace {
+        let vm = host.stats.vm();
+        host.recorder.start(file, &vm, 0, true)?;
+    }
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -170,6 +196,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         lifecycle: Lifecycle::new(),
         process,
         ended: None,
+        listener_fd: None,
         signals,
         connections: Connections::default(),
         manage,
@@ -181,44 +208,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     supervisor.end_trace();
     supervisor.host.stats.set_state(state::ENDED);
     let stats = supervisor.host.stats.snapshot();
-    Ok(Report { outcome, stats, tsc_khz, elapsed: started.elapsed() })
-}
-
-/// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
-/// plugin costs it descriptors, and programs that use select(2) cannot deal with numbers over 1023.
-struct RestoreOpenFiles(OpenFiles);
-
-impl ChildStep for RestoreOpenFiles {
-    fn name(&self) -> &'static str {
-        "setrlimit(RLIMIT_NOFILE)"
-    }
-
-    fn run(&self, _: &InChild) -> Result<(), Errno> {
-        rlimit::set_open_files(self.0)
-    }
-}
-
-fn raise_open_files() -> Result<RestoreOpenFiles, Errno> {
-    let before = rlimit::open_files()?;
-    rlimit::set_open_files(OpenFiles { soft: before.hard, ..before })?;
-    Ok(RestoreOpenFiles(before))
-}
-
-fn spawn(settings: &Settings, open_files: RestoreOpenFiles) -> Result<(PluginProcess, OwnedFd), StartError> {
-    let program = super::process::validate_program(&settings.program).map_err(StartError::Spawn)?;
-    let (ours, theirs) = socket::pair().map_err(|error| StartError::call("socketpair")(error.into()))?;
-    let variable = |name: &str| CString::new(format!("{name}={FIRST_FD}")).expect("no zero byte");
-    let plan = SpawnPlan {
-        program,
-        argv: settings.argv.clone(),
-        extra_env: vec![variable("OUTBOARD_SOCKET"), variable("CROSVM_SOCKET")],
-        fds: vec![theirs],
-        namespaces: 0,
-        steps: vec![Box::new(open_files)],
-        filter: None,
-    };
-    // The plan goes at the end of this function, and with it this process's copy of the plugin's end of the socket.
-    Ok((PluginProcess::spawn(&plan).map_err(StartError::Spawn)?, ours))
+    Ok(Report { outcome, stats, kvm, tsc_khz, elapsed: started.elapsed() })
 }
 
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError> {
@@ -239,6 +229,12 @@ impl Supervisor {
             self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
         }
         self.listen()?;
+        if let Some(listener) = self.process.listener() {
+            self.listener_fd = Some(duplicate(listener.as_fd())?);
+        }
+        if let Some(fd) = &self.listener_fd {
+            self.events.poll_readable(fd, token(source::LISTENER)).map_err(StartError::Events)?;
+        }
         let mut completions = Vec::new();
         loop {
             if let Some(outcome) = self.lifecycle.outcome() {
@@ -277,9 +273,19 @@ impl Supervisor {
             }
             source::DEADLINE => self.step(Input::DeadlinePassed),
             source::GRACE => self.grace_passed(),
+            source::LISTENER => self.call_refused(),
             source::LAST_WORDS => self.no_more_words(true),
             source::LISTENERS.. => self.managed(token),
             _ => self.connection(token, event),
+        }
+    }
+
+    /// The plugin's filter has stopped a call, or there is nobody left who has the filter.
+    fn call_refused(&mut self) -> Result<(), StartError> {
+        let Some(listener) = self.process.listener() else { return Ok(()) };
+        match filter::hear(listener).map_err(StartError::call("reading the listener of the seccomp filter"))? {
+            Some(refused) => self.step(Input::Forbidden(refused.to_string())),
+            None => Ok(()),
         }
     }
 

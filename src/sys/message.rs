@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::errno::{Errno, check_long};
 
 /// Bytes of a `struct cmsghdr` on x86-64: `size_t cmsg_len; int cmsg_level; int cmsg_type`.
 const CMSG_HEADER: usize = size_of::<libc::cmsghdr>();
@@ -158,6 +160,30 @@ impl Message {
             room.copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
         }
         len
+    }
+}
+
+/// Receives a message into `into` if one is there (`recvmsg(2)`, `MSG_DONTWAIT`). False if there is none, and none that is
+/// not empty.
+///
+/// # Errors
+/// `recvmsg`'s.
+pub fn receive_now(socket: BorrowedFd<'_>, into: &mut Message) -> Result<bool, Errno> {
+    let mut room = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let vector = &raw mut room;
+    let (filled, mut header) = into.recv_header(vector);
+    // SAFETY: the place of a local that nobody else uses.
+    unsafe { vector.write(filled) };
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to `room` and into the message, both of which stay where they are.
+    match check_long(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } as i64) {
+        Ok(len) => {
+            // SAFETY: the call has just succeeded with this header, which `into` made.
+            unsafe { into.received(&header, len as usize) };
+            Ok(len > 0)
+        }
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 

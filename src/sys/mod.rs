@@ -5,6 +5,7 @@
 //! marked otherwise.
 
 pub mod affinity;
+pub mod creds;
 pub mod errno;
 pub mod eventfd;
 pub mod file;
@@ -12,11 +13,14 @@ pub mod ioctl;
 pub mod kvm_data;
 pub mod kvm_requests;
 pub mod kvm_vm_fd;
+pub mod landlock;
 pub mod memfd;
 pub mod message;
+pub mod mount;
 pub mod peer;
 pub mod process;
 pub mod rlimit;
+pub mod seccomp;
 pub mod signal;
 pub mod tun;
 pub mod uring;

@@ -199,6 +199,65 @@ pub fn peer_is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(poll.revents & (libc::POLLERR | libc::POLLHUP) != 0)
 }
 
+/// Puts the calling thread into new namespaces, a set of [`NAMESPACE_FLAGS`] (`unshare(2)`).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` if the user's limit of such namespaces is reached.
+pub fn unshare(namespaces: u64) -> Result<(), Errno> {
+    // SAFETY: takes a number.
+    check(unsafe { libc::unshare(namespaces as libc::c_int) })
+}
+
+/// Makes the process the leader of a new session, without a controlling terminal (`setsid(2)`).
+///
+/// # Errors
+/// `EPERM` if it leads a process group already.
+pub fn new_session() -> Result<(), Errno> {
+    // SAFETY: takes nothing.
+    check(unsafe { libc::setsid() }.min(0))
+}
+
+/// Sets host and domain name of the UTS namespace (`uts_namespaces(7)`).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` over the namespace, `EINVAL` if the name is longer than 64 bytes.
+pub fn set_host_name(name: &CStr) -> Result<(), Errno> {
+    let length = name.to_bytes().len();
+    // SAFETY: a pointer to as many bytes as are said.
+    check(unsafe { libc::sethostname(name.as_ptr(), length) })?;
+    // SAFETY: an empty name.
+    check(unsafe { libc::setdomainname(c"".as_ptr(), 0) })
+}
+
+/// Writes to a file that is there, by one `write(2)`.
+///
+/// # Errors
+/// Those of `open(2)` and `write(2)`.
+pub fn write_to(path: &CStr, text: &[u8]) -> Result<(), Errno> {
+    // SAFETY: a C string and flags.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(fd.min(0))?;
+    // SAFETY: a new descriptor that nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a pointer to as many bytes as are said.
+    let written = unsafe { libc::write(fd.as_raw_fd(), text.as_ptr().cast(), text.len()) };
+    if written < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Waits for one byte (`read(2)`); `false` at the end of the pipe. Signals are blocked in a child half.
+///
+/// # Errors
+/// `read`'s.
+pub fn read_byte(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut byte = 0u8;
+    // SAFETY: room for the one byte.
+    match unsafe { libc::read(fd.as_raw_fd(), (&raw mut byte).cast(), 1) } {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Errno::last()),
+    }
+}
+
 /// Blocks all signals for this thread and returns the mask there was.
 ///
 /// # Errors
@@ -324,6 +383,16 @@ impl ExecImage {
     /// The path of the program.
     pub fn program(&self) -> &CStr {
         &self.program
+    }
+
+    /// Becomes the program, with `secret` in the last argument register, which `execve` does not look at but a seccomp
+    /// filter may. Returns only if that fails.
+    pub fn exec_with(&self, secret: u64) -> Errno {
+        let (program, argv, envp) = (self.program.as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+        let none = 0_u64;
+        // SAFETY: as in `exec`; the others are only registers.
+        unsafe { libc::syscall(libc::SYS_execve, program, argv, envp, none, none, secret) };
+        Errno::last()
     }
 
     /// Becomes the program. Returns only if that fails.

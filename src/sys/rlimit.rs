@@ -1,4 +1,4 @@
-//! The limit of open files (`getrlimit(2)`, `RLIMIT_NOFILE`).
+//! Limits of a process (`getrlimit(2)`).
 
 #![allow(unsafe_code)]
 
@@ -32,6 +32,40 @@ pub fn set_open_files(files: OpenFiles) -> Result<(), Errno> {
     let limit = libc::rlimit { rlim_cur: files.soft, rlim_max: files.hard };
     // SAFETY: `limit` is only read.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).map(drop)
+}
+
+/// Limits that a child sets for itself once, both the soft and the hard one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Processes and threads of the user, counted per user namespace (`RLIMIT_NPROC`).
+    Processes,
+    /// Bytes of a core dump (`RLIMIT_CORE`).
+    CoreSize,
+}
+
+/// Sets soft and hard limit of this process. Async-signal-safe.
+///
+/// # Errors
+/// `EPERM` if the hard limit would rise.
+pub fn set_limit(which: Limit, value: u64) -> Result<(), Errno> {
+    let resource = match which {
+        Limit::Processes => libc::RLIMIT_NPROC,
+        Limit::CoreSize => libc::RLIMIT_CORE,
+    };
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `limit` is only read.
+    check(unsafe { libc::setrlimit(resource, &limit) }).map(drop)
+}
+
+/// Soft and hard limit of processes and threads of the calling process's user.
+///
+/// # Errors
+/// None that apply.
+pub fn process_limit() -> Result<(u64, u64), Errno> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
 }
 
 #[cfg(test)]

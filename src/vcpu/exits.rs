@@ -2,10 +2,11 @@
 
 use crate::kvm::{Exit, HypervExit, RunPage};
 use outboard_wire::control::{
-    EXIT_DEBUG, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN, EXIT_SYSTEM,
+    EXIT_DEBUG, EXIT_EMULATION_FAILURE, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN,
+    EXIT_SYSTEM,
 };
 use outboard_wire::details::Details;
-use outboard_wire::line::{Answer, event_kind};
+use outboard_wire::line::{Answer, FILE_REGS, FILE_SREGS, event_kind};
 
 /// What KVM itself gives a guest whose hypercall it does not have: `KVM_ENOSYS` of linux/kvm_para.h, negated.
 const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
@@ -36,6 +37,7 @@ pub fn decide(exit: &Exit, subscribed: u32) -> Action {
         Exit::Debug { .. } => EXIT_DEBUG,
         Exit::IoapicEoi { .. } => EXIT_IOAPIC_EOI,
         Exit::SystemEvent { .. } => EXIT_SYSTEM,
+        Exit::InternalError(error) if error.is_emulation_failure() => EXIT_EMULATION_FAILURE,
         _ => return Action::End,
     };
     match exit {
@@ -71,8 +73,25 @@ pub fn describe(exit: &Exit) -> Option<(u8, Details)> {
             words[1..].copy_from_slice(&data);
             (event_kind::SYSTEM, Details::new(&words[..1 + (ndata as usize).min(data.len())]))
         }
+        Exit::InternalError(error) if error.is_emulation_failure() => {
+            let code = error.instruction().unwrap_or_default();
+            let mut bytes = [0; 16];
+            bytes[..code.len()].copy_from_slice(code);
+            let [low, high] = bytemuck::cast(bytes);
+            (event_kind::EMULATION_FAILURE, Details::new(&[code.len() as u64, low, high]))
+        }
         _ => return None,
     })
+}
+
+/// Register files that travel with an exit, wanted or not: who carries an instruction out needs them in any case.
+pub fn files(exit: &Exit) -> u8 {
+    if matches!(exit, Exit::InternalError(_)) { FILE_REGS | FILE_SREGS } else { 0 }
+}
+
+/// True if the plugin's answer ends the guest: it cannot carry out the instruction either.
+pub fn gives_up(exit: &Exit, answer: &Answer) -> bool {
+    matches!(exit, Exit::InternalError(_)) && answer.count != 0
 }
 
 /// Gives the plugin's answer to KVM: `data` is a result, `count` other than 0 a fault of the guest.

@@ -108,6 +108,37 @@ fn a_system_event_brings_as_many_words_as_it_has() {
 }
 
 #[test]
+fn a_failed_emulation_brings_the_bytes_and_registers_and_may_be_given_up() {
+    // suberror 1 and ndata in one word, flags, then the size and 15 bytes
+    let words = |flags: u64, size: u64| [1 | 3 << 32, flags, 0x0706_0504_0302_0100 | size, 0x0f0e_0d0c_0b0a_0908];
+    let failed = page(KVM_EXIT_INTERNAL_ERROR, &words(1, 15));
+    let bytes = [0x0807_0605_0403_0201, 0x000f_0e0d_0c0b_0a09];
+    told(&failed, EXIT_EMULATION_FAILURE, event_kind::EMULATION_FAILURE, &[15, bytes[0], bytes[1]]);
+    let exit = failed.exit();
+    assert_eq!(files(&exit), FILE_REGS | FILE_SREGS);
+    assert!(!gives_up(&exit, &RESULT));
+    assert!(gives_up(&exit, &Answer { count: 1, ..RESULT }));
+    assert_eq!(decide(&exit, 0), Action::End);
+
+    let short = page(KVM_EXIT_INTERNAL_ERROR, &words(1, 2));
+    told(&short, EXIT_EMULATION_FAILURE, event_kind::EMULATION_FAILURE, &[2, 0x0201, 0]);
+    let silent = page(KVM_EXIT_INTERNAL_ERROR, &words(0, 2));
+    told(&silent, EXIT_EMULATION_FAILURE, event_kind::EMULATION_FAILURE, &[0, 0, 0]);
+}
+
+#[test]
+fn other_internal_errors_end_the_guest() {
+    for suberror in
+        [KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON]
+    {
+        let error = page(KVM_EXIT_INTERNAL_ERROR, &[u64::from(suberror) | 3 << 32, 1, 2, 3]);
+        assert_eq!((decide(&error.exit(), EXITS), describe(&error.exit())), (Action::End, None));
+    }
+    assert!(!gives_up(&Exit::Hlt, &Answer { count: 1, ..RESULT }));
+    assert_eq!(files(&Exit::Hlt), 0);
+}
+
+#[test]
 fn what_has_no_event_ends_the_guest() {
     for exit in [Exit::Shutdown, Exit::Other(77), Exit::Nmi, Exit::SetTpr] {
         assert_eq!((decide(&exit, EXITS), describe(&exit)), (Action::End, None));

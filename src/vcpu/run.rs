@@ -337,8 +337,12 @@ impl Runner {
         let (kind, details) = exits::describe(exit).ok_or_else(|| self.guest_end(*exit))?;
         let mut event = Event { kind, tsc: at.tsc, cpu: at.cpu, ..Event::default() };
         details.put(&mut event, &self.end.to_plugin().string);
+        let files = files | exits::files(exit);
         event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
         let answer = self.converse(&event, true)?;
+        if exits::gives_up(exit, &answer) {
+            return Err(self.guest_end(*exit));
+        }
         exits::answer(self.vcpu.page_mut(), exit, &answer);
         Ok(kind)
     }

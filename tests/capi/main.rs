@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 mod build;
+#[path = "../common/cage.rs"]
+mod cage;
 mod hyperv;
 #[path = "../common/program.rs"]
 #[allow(dead_code, reason = "each test executable uses its part")]
@@ -12,6 +14,7 @@ mod surface;
 
 use std::process::ExitCode;
 
+use cage::Cage;
 use libtest_mimic::{Arguments, Failed, Trial};
 use program::{Program, Running};
 
@@ -51,65 +54,75 @@ fn main() -> ExitCode {
         eprintln!("the plugins are skipped, because /dev/kvm cannot be opened: {error}");
     }
     let mut trials = surface::trials();
-    for (name, options) in PLUGINS {
-        let body = || passes(name, options).map_err(Failed::from);
-        trials.push(Trial::test([&["plugin", name], *options].concat().join("_"), body).with_ignored_flag(skip));
-    }
-    for (name, body) in AROUND {
-        let body = || body().map_err(Failed::from);
-        trials.push(Trial::test(*name, body).with_ignored_flag(skip));
+    for cage in Cage::chosen() {
+        for (name, options) in PLUGINS {
+            let body = move || passes(cage, name, options).map_err(Failed::from);
+            let name = [&["plugin", name], *options].concat().join("_");
+            trials.push(Trial::test(format!("{name}::{}", cage.name()), body).with_ignored_flag(skip));
+        }
+        for (name, cages, body) in AROUND.iter().filter(|(_, cages, _)| cages.contains(&cage)) {
+            let body = move || body(cage).map_err(Failed::from);
+            let name = if cages.len() > 1 { format!("{name}::{}", cage.name()) } else { (*name).to_owned() };
+            trials.push(Trial::test(name, body).with_ignored_flag(skip));
+        }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 type Outcome = Result<(), String>;
 
-fn passes(name: &str, options: &[&str]) -> Outcome {
-    plugin(&build::shared(name)?, options).start().ended().expect(0);
+fn passes(cage: Cage, name: &str, options: &[&str]) -> Outcome {
+    plugin(cage, &build::shared(name)?, options).start().ended().expect(0);
     Ok(())
 }
 
 /// The program with this plugin.
-fn plugin(executable: &std::path::Path, options: &[&str]) -> Program {
-    let mut program = Program::run();
-    program.args(["--disable-sandbox"]).args(options).args([std::ffi::OsStr::new("--plugin"), executable.as_os_str()]);
+fn plugin(cage: Cage, executable: &std::path::Path, options: &[&str]) -> Program {
+    let mut program = Program::run_in(cage);
+    program.args(options).args([std::ffi::OsStr::new("--plugin"), executable.as_os_str()]);
     program
 }
 
-type Around = (&'static str, fn() -> Outcome);
+type Around = (&'static str, &'static [Cage], fn(Cage) -> Outcome);
+
+const ALL: &[Cage] = &[Cage::Caged, Cage::Uncaged, Cage::CagedByUser];
+/// Only root makes tap devices.
+const ROOT: &[Cage] = &[Cage::Caged, Cage::Uncaged];
+/// Without `outboard`.
+const ONCE: &[Cage] = &[Cage::Uncaged];
 
 /// Plugins that are built, started or watched in another way.
 const AROUND: &[Around] = &[
-    ("a_plugin_linked_statically_runs_alone", linked_statically),
-    ("a_plugin_in_cpp_runs", in_cpp),
-    ("the_guide_s_plugin_prints", the_guide),
-    ("a_tap_device_reaches_the_plugin", with_a_tap),
-    ("connecting_without_a_vmm_says_which_error", without_a_vmm),
-    ("statistics_are_printed_if_asked_for", statistics),
-    ("an_end_by_signal_wakes_every_wait", ended_by_a_signal),
-    ("hyperv_exits_reach_the_plugin", hyperv::exits_reach_the_plugin),
+    ("a_plugin_linked_statically_runs_alone", ALL, linked_statically),
+    ("a_plugin_in_cpp_runs", ALL, in_cpp),
+    ("the_guide_s_plugin_prints", ALL, the_guide),
+    ("a_tap_device_reaches_the_plugin", ROOT, with_a_tap),
+    ("connecting_without_a_vmm_says_which_error", ONCE, |_| without_a_vmm()),
+    ("statistics_are_printed_if_asked_for", ALL, statistics),
+    ("an_end_by_signal_wakes_every_wait", ALL, ended_by_a_signal),
+    ("hyperv_exits_reach_the_plugin", ONCE, |_| hyperv::exits_reach_the_plugin()),
 ];
 
-fn linked_statically() -> Outcome {
+fn linked_statically(cage: Cage) -> Outcome {
     let executable = build::statically("ports")?;
-    plugin(&executable, &[]).start().ended().expect(0);
+    plugin(cage, &executable, &[]).start().ended().expect(0);
     Ok(())
 }
 
-fn in_cpp() -> Outcome {
-    plugin(&build::cpp("hello")?, &[]).start().ended().expect(0).printed("hello from C++");
+fn in_cpp(cage: Cage) -> Outcome {
+    plugin(cage, &build::cpp("hello")?, &[]).start().ended().expect(0).printed("hello from C++");
     Ok(())
 }
 
-fn the_guide() -> Outcome {
-    let mut running = plugin(&build::guide()?, &[]).start();
+fn the_guide(cage: Cage) -> Outcome {
+    let mut running = plugin(cage, &build::guide()?, &[]).start();
     running.says("!");
     running.signal("TERM");
     running.ended().expect(0);
     Ok(())
 }
 
-fn with_a_tap() -> Outcome {
+fn with_a_tap(cage: Cage) -> Outcome {
     let opened = std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_ok();
     let unshared = build::run(std::process::Command::new("unshare").args(["--net", "true"])).is_ok();
     if !(opened && unshared) && std::env::var_os("CI").is_none() {
@@ -117,7 +130,7 @@ fn with_a_tap() -> Outcome {
         return Ok(());
     }
     let tap = ["--host_ip", "10.117.0.1", "--netmask", "255.255.255.0", "--mac", "02:11:22:33:44:55"];
-    plugin(&build::shared("net")?, &tap).in_network_namespace().start().ended().expect(0);
+    plugin(cage, &build::shared("net")?, &tap).in_network_namespace().start().ended().expect(0);
     Ok(())
 }
 
@@ -146,9 +159,9 @@ fn without_a_vmm() -> Outcome {
     Ok(())
 }
 
-fn statistics() -> Outcome {
+fn statistics(cage: Cage) -> Outcome {
     let executable = build::shared("ports")?;
-    let mut program = plugin(&executable, &[]);
+    let mut program = plugin(cage, &executable, &[]);
     program.command().env_remove("CROSVM_STATS");
     let without = program.start().ended();
     without.expect(0);
@@ -168,8 +181,8 @@ fn statistics() -> Outcome {
     Ok(())
 }
 
-fn ended_by_a_signal() -> Outcome {
-    let mut running: Running = plugin(&build::shared("ended")?, &["-c3"]).start();
+fn ended_by_a_signal(cage: Cage) -> Outcome {
+    let mut running: Running = plugin(cage, &build::shared("ended")?, &["-c3"]).start();
     running.says("ready");
     running.signal("TERM");
     running.ended().expect(0).printed("every wait failed");

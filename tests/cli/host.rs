@@ -64,13 +64,13 @@ pub fn with_descriptors(limit: u32) -> Program {
     Program::of("sh").arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_outboard"))
 }
 
-/// A seccomp filter for the child that makes `io_uring_setup` fail with `errno`.
-pub fn refuse_io_uring(command: &mut Command, errno: i32) {
+/// A seccomp filter for the child that makes a system call fail with `errno`.
+pub fn refuse_call(command: &mut Command, call: i64, errno: i32) {
     let statement = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let filter = [
         // The number of the system call is the first word of what a filter sees.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_setup as u32, 0, 1),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32, 0, 1),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];

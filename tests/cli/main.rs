@@ -4,8 +4,10 @@
 #![allow(missing_docs)]
 
 mod host;
+mod jail;
 #[path = "../common/mark.rs"]
 mod mark;
+mod policies;
 mod program;
 
 use std::ffi::OsStr;
@@ -36,12 +38,14 @@ fn main() -> ExitCode {
         trial("io_uring_refused_by_seccomp", io_uring_refused_by_seccomp),
         trial("io_uring_missing", io_uring_missing),
     ];
+    trials.extend(policies::trials());
     let kvm = host::Lack::of_kvm();
     trials.push(kvm.trial("too_many_cpus_name_the_limit", too_many_cpus_name_the_limit));
     trials
         .push(kvm.trial("what_cannot_be_executed_is_the_plugins_fault", what_cannot_be_executed_is_the_plugins_fault));
     trials.push(kvm.trial("json_is_one_line", json_is_one_line));
     trials.push(kvm.trial("too_few_descriptors_are_the_hosts_fault", too_few_descriptors_are_the_hosts_fault));
+    trials.extend(jail::trials(&kvm));
     let mounts = host::Lack::of_private_mounts();
     trials.push(mounts.trial("no_kvm_device", no_kvm_device));
     trials.push(mounts.trial("another_device_in_the_place_of_kvm", another_device_in_the_place_of_kvm));
@@ -65,7 +69,9 @@ fn help_and_version_go_to_standard_output() {
     let version = run(["--version"]);
     assert_eq!(version.stdout, concat!("outboard ", env!("CARGO_PKG_VERSION"), "\n"));
     let run_help = run(["run", "--help"]).stdout;
-    for option in ["--plugin", "--params", "--cpus", "--cpu-affinity", "--spin", "--disable-sandbox", "--json"] {
+    for option in
+        ["--plugin", "--params", "--cpus", "--cpu-affinity", "--spin", "--disable-sandbox", "--explain-jail", "--json"]
+    {
         assert!(run_help.contains(option), "{option} is missing: {run_help}");
     }
 }
@@ -146,14 +152,6 @@ fn a_plugin_that_is_none_is_refused_with_its_path() {
     assert!(done.one_sentence().contains("it cannot be found: ENOENT"), "{done:?}");
 }
 
-/// The sentence behind the warning that there is no jail.
-fn behind_the_warning(done: &Done) -> String {
-    let (warning, sentence) = done.stderr.split_once('\n').expect("two lines");
-    assert!(warning.starts_with("outboard: warning: "), "{done:?}");
-    assert_eq!(sentence.matches('\n').count(), 1, "{done:?}");
-    sentence.to_owned()
-}
-
 fn what_cannot_be_executed_is_the_plugins_fault() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, bytes, sentence) in [
@@ -169,10 +167,16 @@ fn what_cannot_be_executed_is_the_plugins_fault() {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).expect("a file");
         std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
-        let done = run([OsStr::new("run"), OsStr::new("--plugin"), path.as_os_str()]);
-        done.expect(PLUGIN);
         let wanted = format!("outboard: cannot start the plugin {}: {sentence}", path.display());
-        assert!(behind_the_warning(&done).starts_with(&wanted), "{name}: {done:?}");
+        let caged = run([OsStr::new("run"), OsStr::new("--plugin"), path.as_os_str()]);
+        caged.expect(PLUGIN);
+        assert!(caged.one_sentence().starts_with(&wanted), "{name}: {caged:?}");
+        let words = ["run", "--disable-sandbox", "--plugin"].map(OsStr::new);
+        let uncaged = run(words.into_iter().chain([path.as_os_str()]));
+        uncaged.expect(PLUGIN);
+        let (warning, said) = uncaged.stderr.split_once('\n').expect("two lines");
+        assert!(warning.starts_with("outboard: warning: the plugin runs without a jail"), "{uncaged:?}");
+        assert!(said.starts_with(&wanted) && said.matches('\n').count() == 1, "{name}: {uncaged:?}");
     }
 }
 

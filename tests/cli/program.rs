@@ -47,10 +47,15 @@ impl Program {
         self
     }
 
-    /// Makes `io_uring_setup` fail for this command, as a container's seccomp profile would.
-    pub fn io_uring_gives(mut self, errno: i32) -> Program {
-        host::refuse_io_uring(&mut self.0, errno);
+    /// Makes a system call fail for this command, as a container's seccomp profile would.
+    pub fn call_gives(mut self, call: i64, errno: i32) -> Program {
+        host::refuse_call(&mut self.0, call, errno);
         self
+    }
+
+    /// The same for `io_uring_setup`.
+    pub fn io_uring_gives(self, errno: i32) -> Program {
+        self.call_gives(libc::SYS_io_uring_setup, errno)
     }
 
     /// Runs the last user's part of [`host::in_private_mounts`] without privileges.

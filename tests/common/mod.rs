@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test executable uses its part")]
 
+pub mod cage;
 pub mod guest;
 pub mod machine;
 pub mod program;

@@ -9,26 +9,48 @@ use std::time::{Duration, Instant};
 
 use outboard::sys::affinity;
 
+use super::cage::Cage;
+
 /// Time that a run may take; a run that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A command line of the program under test.
 pub struct Program {
     command: Command,
-    plugin_words: Vec<String>,
+    cage: Cage,
+    wrapped: bool,
+    group: bool,
 }
 
 impl Program {
     /// `outboard` with no words yet.
     pub fn outboard() -> Program {
-        Program { command: Command::new(env!("CARGO_BIN_EXE_outboard")), plugin_words: Vec::new() }
+        Program {
+            command: Command::new(env!("CARGO_BIN_EXE_outboard")),
+            cage: Cage::Caged,
+            wrapped: false,
+            group: false,
+        }
     }
 
-    /// `outboard run`.
+    /// `outboard run`, caged.
     pub fn run() -> Program {
-        let mut program = Program::outboard();
+        Program::run_in(Cage::Caged)
+    }
+
+    /// `outboard run` in some cage.
+    pub fn run_in(cage: Cage) -> Program {
+        let mut program = Program { cage, ..Program::outboard() };
         program.command.arg("run");
+        cage.option(&mut program.command);
         program
+    }
+
+    /// Gives it a process group of its own.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn in_a_group(&mut self) -> &mut Program {
+        self.group = true;
+        self
     }
 
     /// Puts this executable, as the plugin half of a case, before the words so far; it shall become the program by exec.
@@ -45,6 +67,19 @@ impl Program {
     pub fn in_network_namespace(&mut self) -> &mut Program {
         let mut command = Command::new("unshare");
         command.args(["--net", "--"]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        self.command = command;
+        self
+    }
+
+    /// Lets a shell run a command first, which may open descriptors. Call it last.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn through_a_shell(&mut self, first: &str) -> &mut Program {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{first}\nexec \"$0\" \"$@\"")]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
@@ -80,6 +115,13 @@ impl Program {
 
     /// Starts it with pipes for all three streams.
     pub fn start(&mut self) -> Running {
+        if !self.wrapped {
+            let command = std::mem::replace(&mut self.command, Command::new("nothing"));
+            (self.command, self.wrapped) = (self.cage.wrapped(command), true);
+        }
+        if self.group {
+            std::os::unix::process::CommandExt::process_group(&mut self.command, 0);
+        }
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("the program starts");
         let stdout = Lines::of(child.stdout.take().expect("a pipe"));
@@ -114,6 +156,14 @@ impl Running {
     /// Process number of the VMM.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// Process number of the plugin, which sees another one itself if it is caged.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub fn plugin(&self) -> i32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        let children = std::fs::read_to_string(children).expect("the VMM runs");
+        children.trim().parse().expect("the VMM has one child")
     }
 
     /// Waits until a line of standard output, which the plugin shares, begins with `start`; returns the rest of it.

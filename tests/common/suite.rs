@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use super::cage::Cage;
 use super::program::Program;
 
 /// What a plugin half ends with. An error and a panic both end the plugin with a status that is not zero.
@@ -23,6 +24,9 @@ pub struct Case {
     plugin: fn() -> Tested,
     options: &'static [&'static str],
     check: fn(&Case) -> Tested,
+    cages: &'static [Cage],
+    /// The one that this run of the test has.
+    pub cage: Cage,
 }
 
 /// The case of a plugin half: `case!(name)`.
@@ -36,7 +40,13 @@ pub(crate) use case;
 impl Case {
     /// A case that passes when the program ends with status 0 around this plugin half. See [`case!`].
     pub const fn new(name: &'static str, plugin: fn() -> Tested) -> Case {
-        Case { name, plugin, options: &[], check: ends_well }
+        let cages = &[Cage::Caged, Cage::Uncaged, Cage::CagedByUser];
+        Case { name, plugin, options: &[], check: ends_well, cages, cage: Cage::Caged }
+    }
+
+    /// The same in some cages only.
+    pub const fn only(self, cages: &'static [Cage]) -> Case {
+        Case { cages, ..self }
     }
 
     /// The same with further options of `outboard run`.
@@ -51,7 +61,7 @@ impl Case {
 
     /// The program with the plugin half of this case as its plugin.
     pub fn program(&self) -> Program {
-        let mut program = Program::run();
+        let mut program = Program::run_in(self.cage);
         program.args(self.options).plugin_is_this(self.name);
         program
     }
@@ -97,14 +107,23 @@ fn run_tests(cases: Vec<Case>) -> ExitCode {
     if let (true, Some(lack)) = (skip, &lack) {
         eprintln!("{} tests are skipped, because no guest can run here: {lack}", cases.len());
     }
-    let trials = cases.into_iter().map(|case| {
+    let chosen = Cage::chosen();
+    let caged = |case: &Case| {
+        let case = *case;
+        chosen
+            .iter()
+            .filter(|cage| case.cages.contains(cage))
+            .map(|cage| Case { cage: *cage, ..case })
+            .collect::<Vec<_>>()
+    };
+    let trials = cases.iter().flat_map(caged).map(|case| {
         let lack = lack.clone();
         let body = move || match lack {
             Some(lack) => Err(Failed::from(format!("no guest can run here: {lack}"))),
             None => (case.check)(&case).map_err(|error| Failed::from(error.to_string())),
         };
         let name = case.name.split_once("::").map_or(case.name, |(_, name)| name);
-        Trial::test(name, body).with_ignored_flag(skip)
+        Trial::test(format!("{name}::{}", case.cage.name()), body).with_ignored_flag(skip)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

@@ -20,6 +20,7 @@ mod riding;
 mod running;
 mod strings;
 mod surface;
+mod surface_emulation;
 mod surface_exits;
 mod surface_irqchip;
 mod surface_net;
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         running::CASES,
         strings::CASES,
         surface::CASES,
+        surface_emulation::CASES,
         surface_exits::CASES,
         surface_irqchip::CASES,
         surface_net::CASES,

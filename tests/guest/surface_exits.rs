@@ -39,7 +39,7 @@ real_mode!(reads_and_writes_an_msr:
     "mov eax, 0x77",
     "out 0x10, eax",
     "jmp 2b",
-    ".org 0x100",
+    ".org guest_reads_and_writes_an_msr + 0x100",
     "mov eax, 0xdead",
     "out 0x11, eax",
     "pop ax",

@@ -98,7 +98,7 @@ real_mode!(halts_and_counts:
     "mov ax, bx",
     "out 0x10, ax",
     "jmp 2b",
-    ".org 0x100",
+    ".org guest_halts_and_counts + 0x100",
     "mov ax, 0x40",
     "out 0x10, ax",
     "iret",
@@ -194,7 +194,7 @@ real_mode!(ends_its_interrupt:
     "out 0x10, al",
     "sti",
     "2: jmp 2b",
-    ".org 0x100",
+    ".org guest_ends_its_interrupt + 0x100",
     "mov al, 0x40",
     "out 0x10, al",
     "mov ecx, 0x80b", // EOI of an x2APIC

@@ -9,16 +9,20 @@ use std::os::unix::process::CommandExt as _;
 use outboard::machine::tap::{Tap, TapAddress};
 use outboard::sys::file;
 
+use crate::common::cage::Cage;
 use crate::common::machine::refused;
 use crate::common::program::Program;
 use crate::common::suite::{Case, Tested, case};
 
 pub const CASES: &[Case] = &[
-    case!(a_tap_is_made).around(made),
-    case!(a_tap_is_handed_over).around(handed_over),
-    case!(two_taps_are_told_apart).around(both),
-    case!(hands_a_tap_over).around(wrong_taps),
+    case!(a_tap_is_made).around(made).only(ROOT),
+    case!(a_tap_is_handed_over).around(handed_over).only(ROOT),
+    case!(two_taps_are_told_apart).around(both).only(ROOT),
+    case!(hands_a_tap_over).around(wrong_taps).only(&[Cage::Caged]),
 ];
+
+/// Only root makes tap devices.
+const ROOT: &[Cage] = &[Cage::Caged, Cage::Uncaged];
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0xab, 1];
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 1);
@@ -85,7 +89,7 @@ fn ask_for(address: Ipv4Addr, mut tap: File) -> Result<[u8; 6], std::io::Error> 
 
 /// Runs this executable as [`hands_a_tap_over`], which becomes the program with this case as its plugin.
 fn launch(case: &Case, words: &[&str]) -> Program {
-    let mut program = Program::run();
+    let mut program = Program::run_in(case.cage);
     program.launched_by(concat!(module_path!(), "::hands_a_tap_over")).plugin_is_this(case.name).args(words);
     program.in_network_namespace();
     program

@@ -90,7 +90,8 @@ real_mode!(takes_breakpoints:
     "out 0x10, al",
     "2: hlt",
     "jmp 2b",
-    ".org 0x100",
+    // From the beginning of this guest: others may stand before it in the section.
+    ".org guest_takes_breakpoints + 0x100",
     "mov al, 0x33",
     "out 0x10, al",
     "iret",

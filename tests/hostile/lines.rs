@@ -300,7 +300,7 @@ fn garbage_for_registers() -> Tested {
 fn any_end_is_good(case: &Case) -> Tested {
     for seed in 1..=SEEDS {
         let mut program = case.program();
-        program.command().env("SEED", seed.to_string());
+        program.args(["--plugin-env", &format!("SEED={seed}")]);
         let done = start_program(&mut program).ended();
         let code = done.status.code();
         assert!(matches!(code, Some(0 | 74)), "seed {seed}: {code:?}, {}", done.stderr);
@@ -336,7 +336,7 @@ fn garbage_for_everything() -> Tested {
 fn is_a_breach_or_the_guests_end(case: &Case) -> Tested {
     for seed in 1..=SEEDS {
         let mut program = case.program();
-        program.command().env("SEED", seed.to_string());
+        program.args(["--plugin-env", &format!("SEED={seed}")]);
         let done = start_program(&mut program).ended();
         let code = done.status.code();
         assert!(matches!(code, Some(PROTOCOL | 74 | 1)), "seed {seed}: {code:?}, {}", done.stderr);

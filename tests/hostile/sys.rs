@@ -114,6 +114,12 @@ pub fn die_of(signal: i32) -> ! {
     unreachable!("signal {signal} does not end a process");
 }
 
+/// Dies of a fault of its own.
+pub fn segfault() -> ! {
+    // SAFETY: nothing is mapped at address 0, so the process ends here.
+    unsafe { core::arch::asm!("mov byte ptr [{0}], 0", in(reg) 0u64, options(noreturn)) }
+}
+
 /// Closes standard output and standard error, also for the standard library.
 pub fn close_output() {
     // SAFETY: both are replaced by another open file, so no number that the library uses becomes free.

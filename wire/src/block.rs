@@ -15,8 +15,8 @@
 //! | 0x3000 | string data, 4 KiB | string data, 4 KiB |
 //! | 0x4000 | bulk area, 16 KiB | bulk area, 16 KiB |
 
+use crate::sync::{AtomicU32, AtomicU64, Reserved};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::limits::{MAX_BULK, MAX_STRING, POSTED_SLOTS};
 use crate::line::{AnswerLine, EventLine, FILE_DEBUGREGS, FILE_REGS, FILE_SREGS};
@@ -31,13 +31,17 @@ pub const STRIDE: usize = 0x8000;
 /// The number is the FNV-1a hash of the offsets in the table above, so that a change cannot be forgotten.
 pub const LAYOUT: u32 = fingerprint();
 
+#[cfg(loom)]
+#[path = "model/zeros.rs"]
+mod zeros;
+
 /// What the VMM writes for one vCPU.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct ToPlugin {
     /// The event line.
     pub event: EventLine,
-    reserved: [AtomicU64; 120],
+    reserved: Reserved<AtomicU64, 120>,
     /// Register files that ride along with an event.
     pub files: Files,
     /// Posted writes.
@@ -54,13 +58,13 @@ pub struct ToPlugin {
 pub struct ToVmm {
     /// The answer line.
     pub answer: AnswerLine,
-    reserved: [AtomicU64; 8],
+    reserved: Reserved<AtomicU64, 8>,
     /// How far the plugin has read.
     pub progress: ProgressLine,
-    reserved2: [AtomicU64; 104],
+    reserved2: Reserved<AtomicU64, 104>,
     /// Register files that a resume sets.
     pub files: Files,
-    reserved3: [AtomicU64; 1024],
+    reserved3: Reserved<AtomicU64, 1024>,
     /// Data of string reads longer than 8 bytes.
     pub string: [AtomicU64; MAX_STRING / 8],
     /// Data of commands.
@@ -73,13 +77,13 @@ pub struct ToVmm {
 pub struct Files {
     /// `struct kvm_regs`, 144 bytes.
     pub regs: [AtomicU64; 18],
-    reserved: [AtomicU64; 14],
+    reserved: Reserved<AtomicU64, 14>,
     /// `struct kvm_sregs`, 312 bytes.
     pub sregs: [AtomicU64; 39],
-    reserved2: [AtomicU64; 9],
+    reserved2: Reserved<AtomicU64, 9>,
     /// `struct kvm_debugregs`, 128 bytes.
     pub debugregs: [AtomicU64; 16],
-    reserved3: [AtomicU64; 288],
+    reserved3: Reserved<AtomicU64, 288>,
 }
 
 impl Files {
@@ -116,6 +120,7 @@ pub struct ProgressLine {
     pub taken: AtomicU32,
 }
 
+#[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<ToPlugin>() == STRIDE && size_of::<ToVmm>() == STRIDE);
     assert!(align_of::<ToPlugin>() == 4096 && align_of::<ToVmm>() == 4096);

@@ -3,7 +3,7 @@
 //! The first three words travel in the event line itself (`address`, `data`, `count`), so that most exits cost one line; the
 //! rest lies at the start of the string area. `length` says how many bytes there are altogether.
 
-use core::sync::atomic::AtomicU64;
+use crate::sync::AtomicU64;
 
 use crate::line::Event;
 use crate::words;

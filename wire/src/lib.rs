@@ -16,22 +16,33 @@
 //! Nothing in this crate knows KVM handles, files of the VMM, or threads.
 
 pub mod block;
+#[cfg(not(loom))]
 pub mod clock;
 pub mod control;
 pub mod details;
 pub mod error;
 pub mod frame;
+#[cfg(not(loom))]
 pub mod futex;
 pub mod kvm_abi;
 pub mod limits;
 pub mod line;
+#[cfg(loom)]
+pub mod model;
+#[cfg(not(loom))]
 pub mod page;
 pub mod plugin_end;
 pub mod posted;
 pub mod prefetch;
 pub mod socket;
 pub mod spin;
+#[cfg(not(loom))]
 pub mod stats;
+pub mod sync;
+#[cfg(not(loom))]
 pub mod trace;
 pub mod vmm_end;
 pub mod words;
+
+#[cfg(loom)]
+pub use model::{clock, futex, page};

@@ -4,7 +4,7 @@
 //! is published by storing its sequence word last, with release order. The exchange is strict: event n is answered by
 //! answer n, then comes event n + 1. A command (get or set registers) is an answer too; the VMM's reply is the next event.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Reserved};
 
 /// Event kinds, the low byte of [`EventLine::head`].
 pub mod event_kind {
@@ -38,10 +38,13 @@ pub mod event_kind {
     pub const IOAPIC_EOI: u8 = 14;
     /// The VM as a whole shall do something: `KVM_SYSTEM_EVENT_*`, up to 16 words of data.
     pub const SYSTEM: u8 = 15;
+    /// KVM cannot emulate an instruction: bytes of it that KVM read, and those bytes in two words. General, segment and
+    /// control registers ride along. The answer may give up, which ends the VM.
+    pub const EMULATION_FAILURE: u8 = 16;
 }
 
 /// The highest of the [`event_kind`]s.
-pub const LAST_EVENT_KIND: u8 = event_kind::SYSTEM;
+pub const LAST_EVENT_KIND: u8 = event_kind::EMULATION_FAILURE;
 
 /// Answer kinds, the low byte of [`AnswerLine::head`].
 pub mod answer_kind {
@@ -77,6 +80,7 @@ pub const WAIT_MODE: u32 = 3;
 
 /// What the VMM tells: 64 bytes, written only by the VMM.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub struct EventLine {
     /// Number of the event, from 1, modulo 2^32; stored last.
@@ -107,6 +111,7 @@ pub struct EventLine {
 
 /// What the plugin tells: 64 bytes, written only by the plugin.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub struct AnswerLine {
     /// Number of the event that this answers; stored last.
@@ -127,9 +132,10 @@ pub struct AnswerLine {
     pub data: AtomicU64,
     /// CPU that the plugin's thread was on when it began to wait.
     pub cpu: AtomicU32,
-    reserved: [AtomicU32; 5],
+    reserved: Reserved<AtomicU32, 5>,
 }
 
+#[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<EventLine>() == 64 && size_of::<AnswerLine>() == 64);
     assert!(core::mem::offset_of!(EventLine, address) == 24 && core::mem::offset_of!(EventLine, count) == 56);

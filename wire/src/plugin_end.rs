@@ -1,6 +1,6 @@
 //! The plugin's end of a vCPU's exchange.
 
-use core::sync::atomic::{Ordering, fence};
+use crate::sync::{Ordering, fence};
 use std::io;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! lies in slot n mod [`POSTED_SLOTS`](crate::limits::POSTED_SLOTS) and is published by storing n into the slot's
 //! sequence word, so that the writer touches one cache line and the reader polls just the slot that comes next.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, store_in_total_order};
 
 #[cfg(doc)]
 use crate::clock::CPU_UNKNOWN;
@@ -29,6 +29,7 @@ pub struct PostedWrite {
 
 /// One slot, 32 bytes.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(32))]
 pub struct Slot {
     /// Number of the write that lies here, modulo 2^32.
@@ -43,6 +44,7 @@ pub struct Slot {
     pub tsc: AtomicU64,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == 32);
 
 impl Slot {
@@ -58,7 +60,7 @@ impl Slot {
         self.address.store(write.address, Ordering::Relaxed);
         self.data.store(write.data, Ordering::Relaxed);
         self.tsc.store(write.tsc, Ordering::Relaxed);
-        self.seq.swap(seq, Ordering::SeqCst);
+        store_in_total_order(&self.seq, seq);
     }
 
     /// The write in the slot, if it is number `seq`. A length that cannot be is cut to 8.

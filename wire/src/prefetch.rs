@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::sync::AtomicU64;
 use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-use core::sync::atomic::AtomicU64;
 
 /// Words in a cache line of 64 bytes.
 const LINE: usize = 8;

@@ -4,7 +4,7 @@
 //! But spinning is only worth it while the other side can run: on another CPU, and soon. Each waiter therefore has a
 //! [`Spinner`] that learns how long its peer takes, and each process a [`SpinLimit`] that keeps one CPU free of spinners.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 use crate::clock::{self, CPU_UNKNOWN};
 
@@ -32,7 +32,7 @@ pub const AUTO_MIN_NS: u64 = 4_000;
 
 /// Looks at a line between two looks at the clock. Reading the clock takes longer than looking at a line that has not
 /// changed, so an answer would often come while it is read.
-pub const POLLS: u32 = 8;
+pub const POLLS: u32 = if cfg!(loom) { 1 } else { 8 };
 
 /// Waits that are slept through before a spin is tried again; doubled with every failed try.
 const FIRST_RETRY: u32 = 16;

@@ -4,7 +4,7 @@
 //! copies, and what does not fit is a [`Violation`]. Nothing the plugin does can make this code loop, panic or read out of
 //! bounds; it can only stay silent, and then the caller's stop word ends the wait.
 
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, fence};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 

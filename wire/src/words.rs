@@ -4,7 +4,7 @@
 //! behaviour. Relaxed 64-bit accesses compile to plain moves, so nothing is lost by it. The caller decides the moment: the
 //! bytes are meaningful only between the peer's publication and one's own answer, and even then they are an allegation.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Copies `bytes` into the words, lowest byte first; the rest of a last, partly filled word becomes zero.
 ///

@@ -89,13 +89,23 @@ pub enum Exit {
         /// What they mean depends on `kind`.
         data: [u64; 16],
     },
+    /// KVM cannot emulate an instruction. General, segment and control registers ride along, as they were before it. A plugin
+    /// that carries the instruction out sets the registers, the instruction pointer among them, and [`Exited::accept`]s;
+    /// without an answer the VM ends.
+    EmulationFailure {
+        /// Number of bytes that KVM read at the instruction pointer: up to 15, which may be less or more than one
+        /// instruction, and 0 where KVM does not say.
+        count: u8,
+        /// The bytes, the others zero.
+        bytes: [u8; 15],
+    },
 }
 
 /// What the answer to an exit begins with, if nobody changes it.
 pub(crate) struct Unanswered {
     /// The answer carries a result.
     pub(crate) result: Option<u64>,
-    /// The guest gets a general protection fault.
+    /// The guest gets a general protection fault, or the VM ends.
     pub(crate) fault: bool,
 }
 
@@ -117,6 +127,11 @@ impl Exit {
                 data.copy_from_slice(&details.words()[1..]);
                 Exit::System { kind: a as u32, count: details.count().saturating_sub(1) as u32, data }
             }
+            event_kind::EMULATION_FAILURE => {
+                let mut bytes = [0; 15];
+                bytes.copy_from_slice(&bytemuck::bytes_of(&[b, c])[..15]);
+                Exit::EmulationFailure { count: a.min(15) as u8, bytes }
+            }
             _ => return None,
         })
     }
@@ -126,7 +141,7 @@ impl Exit {
             Exit::HypervCall { .. } => Unanswered { result: Some(0), fault: false },
             Exit::Hypercall { .. } => Unanswered { result: Some(-1000i64 as u64), fault: false },
             Exit::ReadMsr { .. } => Unanswered { result: Some(0), fault: true },
-            Exit::WriteMsr { .. } => Unanswered { result: None, fault: true },
+            Exit::WriteMsr { .. } | Exit::EmulationFailure { .. } => Unanswered { result: None, fault: true },
             _ => Unanswered { result: None, fault: false },
         }
     }
@@ -171,12 +186,14 @@ impl<'a> Exited<'a> {
         self.stopped.set_result(result);
     }
 
-    /// Accepts the write of an MSR, and lets the vCPU run on. The same as dropping it for all else.
+    /// Accepts the write of an MSR, or says that the instruction which KVM cannot emulate was carried out, and lets the vCPU run
+    /// on. The same as dropping it for all else.
     pub fn accept(mut self) {
         self.stopped.set_fault(false);
     }
 
-    /// Gives the guest a general protection fault for its access to an MSR.
+    /// Gives the guest a general protection fault for its access to an MSR; ends the VM if it is about an instruction that KVM
+    /// cannot emulate.
     pub fn fault(mut self) {
         self.stopped.set_fault(true);
     }
@@ -221,6 +238,8 @@ impl Exits {
     pub const IOAPIC_EOI: Exits = Exits(wire::EXIT_IOAPIC_EOI);
     /// [`Exit::System`].
     pub const SYSTEM: Exits = Exits(wire::EXIT_SYSTEM);
+    /// [`Exit::EmulationFailure`]; needs `KVM_CAP_EXIT_ON_EMULATION_FAILURE`.
+    pub const EMULATION_FAILURES: Exits = Exits(wire::EXIT_EMULATION_FAILURE);
 
     /// True if all of `other` are in this set.
     pub const fn contains(self, other: Exits) -> bool {

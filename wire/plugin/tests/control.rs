@@ -47,8 +47,8 @@ fn another_version_or_layout_is_named() {
     let error = greeted_with(|to| (greeting(to, HelloReply { layout: 0xabcd, ..hello(1) }, 0), Vec::new()));
     assert_eq!(
         error.to_string(),
-        "this plugin speaks protocol version 1.0 with block layout 0x2f8ea273, \
-         the VMM speaks version 1.0 with block layout 0x0000abcd"
+        "this plugin speaks protocol version 1.1 with block layout 0x2f8ea273, \
+         the VMM speaks version 1.1 with block layout 0x0000abcd"
     );
     assert_eq!(error.errno(), libc::EPROTONOSUPPORT);
     let error = greeted_with(|to| {

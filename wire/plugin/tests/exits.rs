@@ -49,6 +49,13 @@ fn every_kind_has_its_exit() {
     let mut words = vec![3];
     words.extend(data);
     is(event_kind::SYSTEM, &words, Exit::System { kind: 3, count: 16, data });
+    let mut bytes = [0; 15];
+    is(event_kind::EMULATION_FAILURE, &[0, 0, 0], Exit::EmulationFailure { count: 0, bytes });
+    (bytes[0], bytes[7], bytes[8], bytes[14]) = (1, 8, 9, 15);
+    let words = [15, 0x0800_0000_0000_0001, 0xff0f_0000_0000_0009];
+    is(event_kind::EMULATION_FAILURE, &words, Exit::EmulationFailure { count: 15, bytes });
+    let words = [u64::MAX, words[1], words[2]];
+    is(event_kind::EMULATION_FAILURE, &words, Exit::EmulationFailure { count: 15, bytes });
 }
 
 #[test]
@@ -64,6 +71,8 @@ fn results_and_faults_travel() {
     assert_eq!(exchange(event_kind::READ_MSR, &[1, 2], |exited| exited.fault()).count, 1);
     assert_eq!(exchange(event_kind::WRITE_MSR, &[1, 2, 3], |exited| exited.accept()).count, 0);
     assert_eq!(exchange(event_kind::WRITE_MSR, &[1, 2, 3], |exited| exited.fault()).count, 1);
+    assert_eq!(exchange(event_kind::EMULATION_FAILURE, &[1, 0xcc, 0], |exited| exited.accept()).count, 0);
+    assert_eq!(exchange(event_kind::EMULATION_FAILURE, &[1, 0xcc, 0], |exited| exited.fault()).count, 1);
 }
 
 #[test]
@@ -77,6 +86,7 @@ fn what_is_not_answered_is_refused() {
     assert_eq!(dropped(event_kind::READ_MSR, &[1, 2]), (0, 1));
     assert_eq!(dropped(event_kind::WRITE_MSR, &[1, 2, 3]), (0, 1));
     assert_eq!(dropped(event_kind::HALT, &[]), (0, 0));
+    assert_eq!(dropped(event_kind::EMULATION_FAILURE, &[1, 0xcc, 0]), (0, 1));
 }
 
 #[test]

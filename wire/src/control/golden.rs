@@ -62,9 +62,10 @@ fn vcpus() {
     assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[16]), (136, 2, 1, 1));
     assert_eq!(VcpuEventFd { vcpu: 3 }.as_bytes(), [3, 0, 0, 0]);
     let range = MsrRange { first: 0x0102, count: 2, access: MSR_READ | MSR_WRITE, reserved: 0 };
-    let mut subscribe = Subscribe { exits: EXIT_MSR_RANGES | EXIT_SYSTEM, count: 1, ranges: [MsrRange::default(); 16] };
+    let mut subscribe =
+        Subscribe { exits: EXIT_MSR_RANGES | EXIT_EMULATION_FAILURE, count: 1, ranges: [MsrRange::default(); 16] };
     subscribe.ranges[0] = range;
-    let golden = [65, 0, 0, 0, 1, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+    let golden = [129, 0, 0, 0, 1, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!((subscribe.as_bytes().len(), &subscribe.as_bytes()[..24]), (264, &golden[..]));
     let detail = HintDetail { matching: 1, files: 2, values: [3, 4, 5, 6] };
     let hint = Hint { space: 1, on_write: 1, address: 0x0102, details: 1, reserved: 0 };

@@ -32,8 +32,8 @@ pub use session::{
     ShutdownEvent, Start,
 };
 pub use vcpus::{
-    EXIT_DEBUG, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN, EXIT_SYSTEM, EXITS,
-    Hint, HintDetail, MSR_READ, MSR_WRITE, MsrRange, PauseVcpus, SetHint, Subscribe, VcpuEventFd,
+    EXIT_DEBUG, EXIT_EMULATION_FAILURE, EXIT_HALT, EXIT_HYPERCALL, EXIT_IOAPIC_EOI, EXIT_MSR_RANGES, EXIT_MSR_UNKNOWN,
+    EXIT_SYSTEM, EXITS, Hint, HintDetail, MSR_READ, MSR_WRITE, MsrRange, PauseVcpus, SetHint, Subscribe, VcpuEventFd,
 };
 pub use wiring::{
     CreateIoEvent, CreateIrqEvent, DestroyIoEvent, DestroyIrqEvent, IO_EVENT_DATAMATCH, IRQ_EVENT_RESAMPLE, IrqLine,

@@ -53,8 +53,10 @@ pub const EXIT_DEBUG: u32 = 16;
 pub const EXIT_IOAPIC_EOI: u32 = 32;
 /// System events.
 pub const EXIT_SYSTEM: u32 = 64;
+/// Instructions that KVM cannot emulate (`KVM_CAP_EXIT_ON_EMULATION_FAILURE`).
+pub const EXIT_EMULATION_FAILURE: u32 = 128;
 /// All of them.
-pub const EXITS: u32 = 127;
+pub const EXITS: u32 = 255;
 
 /// Reads of a [`MsrRange`].
 pub const MSR_READ: u32 = 1;

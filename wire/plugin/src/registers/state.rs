@@ -99,11 +99,13 @@ impl Registers {
         }
     }
 
-    /// Decides whether the guest's access to an MSR gives it a general protection fault, for the resume. It does unless the
-    /// access is answered.
+    /// Decides whether the guest's access to an MSR gives it a general protection fault, and whether an instruction that KVM
+    /// cannot emulate ends the VM, for the resume. It does unless the exit is answered.
     pub fn set_fault(&mut self, refused: bool) {
-        if let (Carries::Result { fault }, Some(Exit::ReadMsr { .. } | Exit::WriteMsr { .. })) =
-            (&mut self.carries, self.exit)
+        if let (
+            Carries::Result { fault },
+            Some(Exit::ReadMsr { .. } | Exit::WriteMsr { .. } | Exit::EmulationFailure { .. }),
+        ) = (&mut self.carries, self.exit)
         {
             *fault = refused;
         }
