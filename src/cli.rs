@@ -1,5 +1,6 @@
 //! The command line: words in, an exit status out.
 
+mod pc;
 mod policy;
 
 use std::ffi::{CString, OsString};
@@ -63,12 +64,17 @@ enum Command {
     Resume(ManageArgs),
     /// Say how a running VM is.
     Status(ManageArgs),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Be the plugin of the embedded machine.
     #[command(name = EMBEDDED, hide = true)]
     Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -83,16 +89,9 @@ const EXIT_STATUS: &str = "Exit status of run:
   129, 130, 143
        ended by SIGHUP, SIGINT or SIGTERM, and the plugin did not end with status 0 within its second";
 
-#[derive(Args)]
-struct RunArgs {
-    /// The plugin's executable, an absolute path.
-    #[arg(long, value_name = "PATH")]
-    plugin: Option<PathBuf>,
-
-    /// An argument for the plugin; repeatable.
-    #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
-    params: Vec<OsString>,
-
+/// How tools reach the VM.
+#[derive(Args, Default)]
+struct WatchArgs {
     /// A name by which tools find the VM; up to 64 bytes.
     #[arg(long, value_name = "NAME", value_parser = config::name)]
     name: Option<String>,
@@ -104,6 +103,20 @@ struct RunArgs {
     /// Record everything between guest and plugin in this file, for outboard trace and replay.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The plugin's executable, an absolute path.
+    #[arg(long, value_name = "PATH")]
+    plugin: Option<PathBuf>,
+
+    /// An argument for the plugin; repeatable.
+    #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
+    params: Vec<OsString>,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 
     /// Number of vCPUs.
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
@@ -148,6 +161,10 @@ struct RunArgs {
     /// Say more on standard error: -v the end report and what happens, -vv also each step.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// This executable is the plugin of the PC.
+    #[arg(skip)]
+    pc: Option<pc::Plugin>,
 }
 
 /// The jail of the plugin, and the VMM's own.
@@ -194,6 +211,10 @@ struct JailArgs {
     #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
     user: Option<String>,
 
+    /// Run the VMM itself without the seccomp filters of its main thread and its vCPU threads.
+    #[arg(long)]
+    no_vmm_seccomp: bool,
+
     /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
     plugin_env: Vec<OsString>,
@@ -215,6 +236,8 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
         }
         Ok(Cli { command: Command::Bench(args) }) => bench(&args),
         Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
+        Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
+        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
         Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
         Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
         Err(error) => {
@@ -245,7 +268,8 @@ fn run(args: &RunArgs) -> u8 {
     };
     if args.jail.explain_jail {
         let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
-        let _ = write!(std::io::stdout(), "{jail}{}", settings.cage);
+        let files = args.pc.as_ref().map(pc::Plugin::explain).unwrap_or_default();
+        let _ = write!(std::io::stdout(), "{jail}{files}{}", settings.cage);
         return 0;
     }
     match &settings.jail {
@@ -272,8 +296,10 @@ fn warn_of(jail: &Plan) {
 /// Prints what the user wants to know of a run.
 fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
-    let embedded = args.plugin.is_none();
-    if status != 0 || args.verbose > 0 {
+    let embedded = args.plugin.is_none() && args.pc.is_none();
+    // The PC has said itself why it ended, if it could.
+    let told = args.pc.is_some() && report.outcome.is_plugins_own();
+    if (status != 0 && !told) || args.verbose > 0 {
         say(&report.outcome.to_string());
     }
     let wanted = args.json || args.verbose > 0 || (embedded && status == 0);
@@ -314,18 +340,20 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
             validate_program(path).map_err(|error| error.to_string())?;
             (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
         }
+        None if args.pc.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
         None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned().into()),
     };
-    for param in &args.params {
+    for param in args.pc.iter().flat_map(|pc| &pc.words).chain(&args.params) {
         argv.push(c_string(param.as_bytes())?);
     }
     let own: Vec<_> = std::env::vars_os().collect();
     let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
     // What the jail is given is checked also when it is not used.
-    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let user = args.jail.user.as_deref().map(config::jail::user).transpose()?;
+    let cage = VmmCage { user, unfiltered: args.jail.no_vmm_seccomp };
     let jail = plan(args, &program, cage.user)?;
     let (jail, environment) = match args.jail.disable_sandbox {
         true => (None, environment::uncaged(&own, &wanted)),
@@ -335,15 +363,16 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         kvm: Path::new("/dev/kvm").to_owned(),
         program,
         argv,
-        name: args.name.clone(),
+        name: args.watch.name.clone(),
         vcpus: args.cpus,
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
         irqchip: args.irqchip,
-        trace: args.trace.clone(),
-        socket: args.socket.clone(),
+        trace: args.watch.trace.clone(),
+        socket: args.watch.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
+        files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),
         environment,
         cage,
         jail,

@@ -38,6 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "outboard_trace",
         ],
     ),
+    ("src/cli/pc.rs", &["outboard_pc", "outboard_wire"]),
     ("src/main.rs", &["outboard"]),
     ("src/sys/", &[]),
     ("src/", &["outboard_wire"]),
@@ -51,6 +52,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
     ("tools/reach/", &["outboard_wire", "outboard_reach"]),
     ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
+    ("tools/pc/", &["outboard_plugin", "outboard_pc"]),
 ];
 
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
@@ -326,6 +328,7 @@ fn manifests_depend_only_downwards() {
             &[
                 "outboard-wire",
                 "outboard-demo",
+                "outboard-pc",
                 "outboard-bench",
                 "outboard-reach",
                 "outboard-replay",
@@ -342,6 +345,7 @@ fn manifests_depend_only_downwards() {
         ("tools/replay/Cargo.toml", &["outboard-reach", "outboard-trace", "outboard-wire"]),
         ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),
+        ("tools/pc/Cargo.toml", &["outboard-plugin"]),
     ] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");
         let mut lines = text.lines().skip_while(|line| *line != "[dependencies]").skip(1);

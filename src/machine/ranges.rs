@@ -12,6 +12,8 @@ pub enum RangeKind {
     Synchronous,
     /// Writes are posted; reads do not reach the plugin.
     Posted,
+    /// Writes are posted; a read stops the vCPU until the plugin answers.
+    PostedWrites,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

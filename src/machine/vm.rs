@@ -11,8 +11,8 @@ use super::wiring::Wiring;
 use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
 use outboard_wire::control::{
-    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO,
-    SPACE_PORT, SetHint, SetUnclaimed,
+    CreateIoEvent, CreateIrqEvent, CreateMemory, IrqLine, RANGE_POSTED, RANGE_POSTED_WRITES, RANGE_SYNCHRONOUS,
+    ReserveRange, SPACE_MMIO, SPACE_PORT, SetHint, SetUnclaimed,
 };
 use outboard_wire::limits::MAX_HINT_DETAILS;
 use outboard_wire::line::{FILE_DEBUGREGS, FILE_SREGS};
@@ -111,6 +111,7 @@ impl Machine {
         let kind = match request.kind {
             RANGE_SYNCHRONOUS => RangeKind::Synchronous,
             RANGE_POSTED => RangeKind::Posted,
+            RANGE_POSTED_WRITES => RangeKind::PostedWrites,
             _ => return Err(Errno(libc::EINVAL)),
         };
         let place = |rules: &Rules| rules.ranges.find(space, request.start).map_or(FURTHER, |(_, place)| place);

@@ -257,6 +257,12 @@ impl Outcome {
         }
     }
 
+    /// True if the plugin ended by itself, with a status of its own.
+    pub fn is_plugins_own(&self) -> bool {
+        let exited = matches!(self.status, ExitStatus::Exited(_)) && !self.outstayed;
+        exited && matches!(self.cause, Cause::PluginEnded | Cause::Disconnected | Cause::GuestShutDown(_))
+    }
+
     fn plugin_status(&self) -> u8 {
         match self.status {
             ExitStatus::Exited(status) if !self.outstayed => status,

@@ -2,14 +2,15 @@
 
 use serde_json::json;
 
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use super::lifecycle::Input;
 use super::manage::Request;
 use super::recorder::TraceFile;
 use super::setup::StartError;
 use super::supervisor::{Supervisor, source, token};
-use crate::event::Token;
+use crate::event::{Event, Token};
 use outboard_wire::stats::state;
 
 impl Supervisor {
@@ -21,18 +22,18 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A listener or a client is readable.
-    pub(super) fn managed(&mut self, token: Token) -> Result<(), StartError> {
+    /// Something happened to a listener or a client.
+    pub(super) fn managed(&mut self, token: Token, event: Event) -> Result<(), StartError> {
         match token.source.checked_sub(source::CLIENTS) {
             None => self.new_clients(token),
-            Some(place) => self.client(place as usize, token),
+            Some(place) => self.client(place as usize, token, event),
         }
     }
 
     fn new_clients(&mut self, token: Token) -> Result<(), StartError> {
         let listener = (token.source - source::LISTENERS) as usize;
         for (fd, client) in self.manage.accept(listener, source::CLIENTS) {
-            self.events.poll_readable(&fd, client).map_err(StartError::Events)?;
+            self.events.recv(&fd, client).map_err(StartError::Events)?;
         }
         match self.manage.listeners().nth(listener) {
             Some(fd) => self.events.poll_readable(fd, token).map_err(StartError::Events),
@@ -40,29 +41,43 @@ impl Supervisor {
         }
     }
 
-    fn client(&mut self, place: usize, token: Token) -> Result<(), StartError> {
-        let heard = self.manage.hear(place, token);
-        let mut next = if heard.goes_on { self.manage.again(place) } else { None };
-        let last = heard.lines.len();
-        for (number, line) in heard.lines.into_iter().enumerate() {
-            let done = match Request::parse(&line) {
-                Ok(request) => self.manage_request(request, token)?,
-                Err(said) => Err(said),
-            };
-            let line = done.map_or_else(|said| format!("error {said}"), |said| format!("ok {said}"));
-            next = self.manage.answer(place, &line, heard.goes_on || number + 1 < last);
-        }
-        if next.is_none() && self.trace_owner == Some(token) {
-            self.end_trace();
-        }
-        match next {
-            Some(fd) => self.events.poll_readable(&fd, token).map_err(StartError::Events),
-            None => Ok(()),
-        }
+    fn client(&mut self, place: usize, token: Token, event: Event) -> Result<(), StartError> {
+        let goes_on = match event {
+            Event::Received(mut message) => {
+                let files = message.take_fds();
+                let goes_on = self.manage.received(place, token, message.bytes(), files);
+                self.events.recycle(message);
+                goes_on
+            }
+            Event::Sent => true,
+            _ => false,
+        };
+        let fd = if goes_on { self.manage.fd(place, token) } else { None };
+        let Some(fd) = fd else {
+            self.manage.remove(place, token);
+            if self.trace_owner == Some(token) {
+                self.end_trace();
+            }
+            return Ok(());
+        };
+        let Some((line, file)) = self.manage.line(place, token) else {
+            return self.events.recv(&fd, token).map_err(StartError::Events);
+        };
+        let done = match Request::parse(&line) {
+            Ok(request) => self.manage_request(request, file, token)?,
+            Err(said) => Err(said),
+        };
+        let answer = done.map_or_else(|said| format!("error {said}\n"), |said| format!("ok {said}\n"));
+        self.events.send(&fd, answer.as_bytes(), Vec::new(), token).map_err(StartError::Events)
     }
 
     /// Carries a request out. The inner result is what the client is told.
-    fn manage_request(&mut self, request: Request, token: Token) -> Result<Result<String, String>, StartError> {
+    fn manage_request(
+        &mut self,
+        request: Request,
+        file: Option<OwnedFd>,
+        token: Token,
+    ) -> Result<Result<String, String>, StartError> {
         Ok(match request {
             Request::Stop => {
                 self.step(Input::Signal(libc::SIGTERM))?;
@@ -71,7 +86,7 @@ impl Supervisor {
             Request::Pause => self.hold(true),
             Request::Resume => self.hold(false),
             Request::Status => Ok(self.status()),
-            Request::TraceStart(path) => self.start_trace(&path, token),
+            Request::TraceStart(name) => self.start_trace(name, file, token),
             Request::TraceStop => self.stop_trace(),
         })
     }
@@ -88,11 +103,9 @@ impl Supervisor {
         Ok(self.status())
     }
 
-    fn start_trace(&mut self, path: &Path, owner: Token) -> Result<String, String> {
+    fn start_trace(&mut self, name: PathBuf, file: Option<OwnedFd>, owner: Token) -> Result<String, String> {
         let (vm, lost) = (self.host.stats.vm(), self.host.stats.dropped());
-        // Before the file is made: it may be the one that the other trace goes to.
-        self.host.recorder.check_idle().map_err(|error| error.to_string())?;
-        let file = TraceFile::create(path).map_err(|error| error.to_string())?;
+        let file = TraceFile::given(name, file).map_err(|error| error.to_string())?;
         self.host.recorder.start(file, &vm, lost, false).map_err(|error| error.to_string())?;
         self.trace_owner = Some(owner);
         Ok("{}".to_owned())

@@ -23,6 +23,9 @@ use crate::sys::seccomp::Listener;
 /// The number that the first descriptor handed to the plugin gets; standard input, output and error come before it.
 pub const FIRST_FD: RawFd = 3;
 
+/// The number of the first file that the plugin finds open: behind its control socket.
+pub const FIRST_FILE: RawFd = FIRST_FD + 1;
+
 /// Bytes of the report of a failed step: its index and its error number, each in four bytes of this machine's order.
 /// Less than `PIPE_BUF`, so it arrives whole.
 const REPORT_SIZE: usize = 8;

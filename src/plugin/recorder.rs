@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,9 @@ pub enum TraceError {
     /// Nobody records.
     #[error("no trace of this VM is being recorded")]
     Idle,
+    /// No file came along.
+    #[error("no regular file came along to record in")]
+    NoFile,
     /// The file cannot be written.
     #[error("cannot write the trace {0}: {1}")]
     Write(PathBuf, io::Error),
@@ -61,6 +65,15 @@ impl TraceFile {
         let made = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
         let file = made.map_err(|error| TraceError::Write(path.to_owned(), error))?;
         Ok(TraceFile { path: path.to_owned(), file })
+    }
+
+    /// One that somebody handed over, called so; empty, or what it holds is overwritten.
+    ///
+    /// # Errors
+    /// [`TraceError::NoFile`] unless it is a regular file: the end of anything else might never come.
+    pub(super) fn given(path: PathBuf, file: Option<OwnedFd>) -> Result<TraceFile, TraceError> {
+        let file = file.map(File::from).filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()));
+        file.map(|file| TraceFile { path, file }).ok_or(TraceError::NoFile)
     }
 }
 
@@ -103,6 +116,7 @@ impl Recorder {
     ) -> Result<(), TraceError> {
         self.check_idle()?;
         let failed = |error| TraceError::Write(path.clone(), error);
+        file.set_len(0).map_err(failed)?;
         file.write_all(self.header(vm, from_start).as_bytes()).map_err(failed)?;
         let mut left_over = Vec::new();
         self.rings.iter().for_each(|ring| ring.get_or_init(Ring::default).drain(&mut left_over));
@@ -207,7 +221,8 @@ fn drain(rings: &[Arc<OnceLock<Ring>>], to: &mut File, stop: &AtomicBool) -> io:
     let (mut bytes, mut done) = (Vec::new(), Ok(()));
     loop {
         let last = stop.load(Ordering::Acquire);
-        rings.iter().filter_map(|ring| ring.get()).for_each(|ring| ring.drain(&mut bytes));
+        // The control thread's comes first: a trace that is cut off keeps the requests that led to what it holds.
+        rings.iter().rev().filter_map(|ring| ring.get()).for_each(|ring| ring.drain(&mut bytes));
         // A file that cannot be written any more is said once, at the end; the rings are drained all the same.
         if done.is_ok() {
             done = to.write_all(&bytes);

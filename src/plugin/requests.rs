@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
@@ -16,6 +17,7 @@ use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
 use crate::observe::shared::SharedStats;
 use crate::sys::eventfd::EventFd;
+use crate::sys::seccomp::Instruction;
 use crate::sys::{Errno, memfd};
 use crate::vcpu::set::VcpuSet;
 use outboard_wire::control::{self, Done, Hello, HelloReply, Kind, ObjectId, Request, body};
@@ -42,6 +44,8 @@ pub struct Host {
     pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
     pub affinity: Affinity,
+    /// The filter that each vCPU thread is to load.
+    pub vcpu_filter: Option<Arc<[Instruction]>>,
 }
 
 /// A reply: the bytes of its body and its descriptors.
@@ -96,7 +100,7 @@ impl Host {
                     log::warn!("the VM cannot be started: {error}");
                     error.errno
                 })?;
-                self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu))?;
+                self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu), self.vcpu_filter.clone())?;
                 if self.stats.vm().state == state::STARTING {
                     self.stats.set_state(state::RUNNING);
                 }
@@ -129,7 +133,7 @@ impl Host {
             }),
             Kind::ReserveRange => with(bytes, &fds, |request: control::ReserveRange| {
                 let place = machine.reserve_range(&request)?;
-                let (mmio, posted) = (request.space == control::SPACE_MMIO, request.kind == control::RANGE_POSTED);
+                let (mmio, posted) = (request.space == control::SPACE_MMIO, request.kind != control::RANGE_SYNCHRONOUS);
                 match request.length {
                     0 => self.stats.block(0).release_range(place),
                     length => self.stats.block(0).set_range(place, mmio, posted, request.start, length),

@@ -130,7 +130,19 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, stats, recorder, memory_taken: false, taps, affinity })
+    Ok(Host {
+        machine,
+        vcpus,
+        shutdown,
+        welcome,
+        blocks,
+        stats,
+        recorder,
+        memory_taken: false,
+        taps,
+        affinity,
+        vcpu_filter: None,
+    })
 }
 
 fn header(settings: &Settings, tsc_khz: u64) -> Header<'_> {
@@ -143,7 +155,12 @@ fn header(settings: &Settings, tsc_khz: u64) -> Header<'_> {
         start_tsc: clock::now(),
         start_time: since_1970.as_nanos() as u64,
         name: settings.name.as_deref().unwrap_or_default(),
-        path: if path == b"/proc/self/exe" { b"" } else { path },
+        path: match settings.argv.get(1) {
+            // This program itself: the embedded machine has no path, other plugins have their command.
+            Some(command) if path == b"/proc/self/exe" && command.as_c_str() == c"embedded-machine" => b"",
+            Some(command) if path == b"/proc/self/exe" => command.to_bytes(),
+            _ => path,
+        },
     }
 }
 

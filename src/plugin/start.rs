@@ -52,11 +52,13 @@ pub(super) fn spawn_plan(
     let sockets = ["OUTBOARD_SOCKET", "CROSVM_SOCKET"];
     let others = settings.environment.iter().filter(|(name, _)| !sockets.iter().any(|socket| name == *socket));
     let number = |name| (OsString::from(name), OsString::from(FIRST_FD.to_string()));
+    let files = settings.files.iter().map(|file| file.try_clone());
+    let fds = std::iter::once(Ok(theirs)).chain(files).collect::<Result<_, _>>();
     let mut plan = SpawnPlan {
         program,
         argv: settings.argv.clone(),
         env: process::entries(others.cloned().chain(sockets.map(number))),
-        fds: vec![theirs],
+        fds: fds.map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))?,
         jail: None,
         steps: Vec::new(),
         filter: None,

@@ -64,6 +64,8 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
+    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
+    pub files: Vec<Arc<OwnedFd>>,
     /// The plugin's environment, but for the variables that name its socket.
     pub environment: Vec<(OsString, OsString)>,
     /// What the VMM gives up once the plugin runs.
@@ -182,7 +184,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);
-    vmm::enter(settings.cage).map_err(StartError::Cage)?;
+    host.vcpu_filter = vmm::enter(settings.cage).map_err(StartError::Cage)?;
     // Its thread has to have the rights that are left; the plugin's first request is served after this.
     if let Some(file) = trace {
         let vm = host.stats.vm();
@@ -275,7 +277,7 @@ impl Supervisor {
             source::GRACE => self.grace_passed(),
             source::LISTENER => self.call_refused(),
             source::LAST_WORDS => self.no_more_words(true),
-            source::LISTENERS.. => self.managed(token),
+            source::LISTENERS.. => self.managed(token, event),
             _ => self.connection(token, event),
         }
     }
@@ -308,7 +310,7 @@ impl Supervisor {
             Ended::GuestFailed(_) if self.host.memory_taken => self.step(Input::GuestShutDown(said)),
             Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
             Ended::Violation { .. } => self.step(Input::Violation(said)),
-            Ended::Run { .. } => self.step(Input::HostFailure(said)),
+            Ended::Run { .. } | Ended::Unconfined { .. } => self.step(Input::HostFailure(said)),
         }
     }
 

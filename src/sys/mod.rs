@@ -22,6 +22,7 @@ pub mod process;
 pub mod rlimit;
 pub mod seccomp;
 pub mod signal;
+pub mod terminal;
 pub mod tun;
 pub mod uring;
 

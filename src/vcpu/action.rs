@@ -20,7 +20,8 @@ pub enum Action {
 pub fn decide(access: &Access, rules: &Rules) -> Action {
     match rules.ranges.find(access.space, access.address) {
         Some((RangeKind::Synchronous, place)) => Action::Deliver(place),
-        Some((RangeKind::Posted, place)) if access.is_write => Action::Post(place),
+        Some((RangeKind::Posted | RangeKind::PostedWrites, place)) if access.is_write => Action::Post(place),
+        Some((RangeKind::PostedWrites, place)) => Action::Deliver(place),
         _ => Action::Unclaimed(rules.unclaimed),
     }
 }
@@ -34,6 +35,7 @@ mod tests {
         let mut rules = Rules { unclaimed: 0xff, ..Rules::default() };
         rules.ranges.reserve(Space::Port, 0x10, 4, RangeKind::Synchronous).unwrap();
         rules.ranges.reserve(Space::Port, 0x20, 4, RangeKind::Posted).unwrap();
+        rules.ranges.reserve(Space::Port, 0x30, 4, RangeKind::PostedWrites).unwrap();
         rules.ranges.reserve(Space::Mmio, 0x1000, 8, RangeKind::Synchronous).unwrap();
         rules
     }
@@ -55,9 +57,15 @@ mod tests {
     }
 
     #[test]
+    fn writes_alone_can_be_posted() {
+        assert_eq!(decide(&port(0x30, true), &rules()), Action::Post(2));
+        assert_eq!(decide(&port(0x30, false), &rules()), Action::Deliver(2));
+    }
+
+    #[test]
     fn memory_accesses_go_by_their_own_space() {
         let mmio = |address| Access::new(Space::Mmio, address, false, 8, 1);
-        assert_eq!(decide(&mmio(0x1000), &rules()), Action::Deliver(2));
+        assert_eq!(decide(&mmio(0x1000), &rules()), Action::Deliver(3));
         assert_eq!(decide(&mmio(0x10), &rules()), Action::Unclaimed(0xff));
     }
 }

@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     case!(ports_and_memory_and_synchronous_exits_keep_their_order),
     case!(a_full_ring_makes_the_guest_wait_and_loses_nothing),
     case!(reads_of_a_posted_range_do_not_reach_the_plugin),
+    case!(writes_alone_can_be_posted_and_reads_come_behind_them),
     case!(a_posted_write_does_not_wait_for_the_plugin),
 ];
 
@@ -118,6 +119,23 @@ fn reads_of_a_posted_range_do_not_reach_the_plugin() -> Tested {
     let mut vcpu = begin(&vm, 0)?;
     assert_eq!(next_posted(&mut vcpu)?.data, 0x77);
     assert_eq!(written(&mut vcpu, 0x10)?, 0, "an unclaimed read gives zero");
+    Ok(())
+}
+
+fn writes_alone_can_be_posted_and_reads_come_behind_them() -> Tested {
+    let (mut vm, _memory) = connect(reads_what_it_posted())?;
+    vm.reserve_posted_writes(Space::Port, 0x50..0x51)?;
+    vm.reserve(Space::Port, 0x10..0x11)?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    assert_eq!(next_posted(&mut vcpu)?.data, 0x77);
+    match vcpu.wait()? {
+        Event::Read(read) if read.address() == 0x50 => read.answer_u64(0x42),
+        other => panic!("{other:?} instead of a read"),
+    }
+    assert_eq!(written(&mut vcpu, 0x10)? & 0xff, 0x42);
+    assert!(vm.release_posted(Space::Port, 0x50).is_err(), "it is of another kind");
+    vm.release_posted_writes(Space::Port, 0x50)?;
     Ok(())
 }
 

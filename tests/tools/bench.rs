@@ -11,7 +11,7 @@ fn nobody() -> Tested {
 }
 
 fn a_bench_is_written_in_every_form(_: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let file = |name: &str| folder.path().join(name).to_str().expect("plain names").to_owned();
     let (plot, hgrm, baseline) = (file("plot.svg"), file("b.hgrm"), file("baseline.json"));
     let words = ["bench", "--filter", "outb", "-n", "2000", "--warmup", "500", "--cpus", "free"];

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use outboard_plugin::{Event, Space};
 
-use super::stat::tool;
+use super::stat::{fresh, tool};
 use crate::common::guest::real_mode;
 use crate::common::machine::{begin, connect};
 use crate::common::program::Running;
@@ -77,12 +77,13 @@ fn moves(vm: &mut Running) {
 }
 
 fn a_paused_guest_stands_still(case: &Case) -> Tested {
-    let mut vm = case.program().args(["--name", "paused-vm"]).start();
+    let name = fresh("paused");
+    let mut vm = case.program().args(["--name", &name]).start();
     vm.says("ready");
     moves(&mut vm);
     let pid = vm.pid().to_string();
     tool(&["pause", &pid]).expect(0);
-    let status = tool(&["status", "paused-vm"]);
+    let status = tool(&["status", &name]);
     assert!(status.stdout.contains("is paused"), "{}", status.stdout);
     // The thread is asleep on its way back to the guest, or on it: the kernel's word for the state is the witness.
     let mut still = count(&mut vm, "reserve");
@@ -108,7 +109,7 @@ fn a_paused_guest_stands_still(case: &Case) -> Tested {
 }
 
 fn a_stop_ends_the_vm_in_order(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let socket = folder.path().join("vm.sock");
     let path = socket.to_str().expect("plain names");
     let mut vm = case.program().args(["--socket", path]).start();
@@ -120,18 +121,21 @@ fn a_stop_ends_the_vm_in_order(case: &Case) -> Tested {
     let status = tool(&["status", "--json", path]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&status.stdout)?["pid"], vm.pid());
     tool(&["stop", path]).expect(0);
-    assert!(!socket.exists(), "the socket goes with the VM");
     let done = vm.ended();
     done.expect(0);
     assert!(done.stdout.contains("shut down"), "{}", done.stdout);
     let gone = tool(&["stop", path]);
     gone.expect(1);
     assert!(gone.stderr.contains(path), "{}", gone.stderr);
+    let mut again = case.program().args(["--socket", path]).start();
+    again.says("ready");
+    tool(&["stop", path]).expect(0);
+    again.ended().expect(0);
     Ok(())
 }
 
 fn clients_that_mean_harm_hurt_nobody(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let socket = folder.path().join("vm.sock");
     let mut vm = case.program().args(["--socket".as_ref(), socket.as_os_str()]).start();
     vm.says("ready");
@@ -147,6 +151,7 @@ fn clients_that_mean_harm_hurt_nobody(case: &Case) -> Tested {
     let mut endless = UnixStream::connect(&socket)?;
     while endless.write_all(&[b'x'; 4096]).is_ok() {}
     let mut deaf = UnixStream::connect(&socket)?;
+    deaf.set_write_timeout(Some(std::time::Duration::from_millis(200)))?;
     while deaf.write_all(b"status\n").is_ok() {}
     let mut strange = UnixStream::connect(&socket)?;
     strange.write_all(b"\xff\0\n")?;

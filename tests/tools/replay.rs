@@ -98,7 +98,7 @@ fn record_of(path: &str, nth: usize) -> String {
 }
 
 fn a_changed_answer_is_found_at_its_record(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let path = folder.path().join("trace");
     let path = path.to_str().expect("plain names");
     case.program().args(["--trace", path]).start().ended().expect(0);
@@ -138,7 +138,7 @@ fn a_changed_answer_is_found_at_its_record(case: &Case) -> Tested {
 }
 
 fn what_cannot_be_replayed_is_refused(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let path = folder.path().join("trace");
     let path = path.to_str().expect("plain names");
     case.program().args(["--trace", path]).start().ended().expect(0);

@@ -70,6 +70,13 @@ fn twin() -> Tested {
     serve()
 }
 
+/// A name that no other VM has: cases run several times at once.
+pub fn fresh(name: &str) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}-{}", std::process::id(), NAMES.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Runs a tool to its end.
 pub fn tool(words: &[&str]) -> Done {
     let mut program = Program::outboard();
@@ -95,13 +102,14 @@ fn end(mut vm: Running) {
 }
 
 fn every_exit_is_counted_once(case: &Case) -> Tested {
-    let mut vm = case.program().args(["--name", "counted-vm"]).start();
+    let name = fresh("counted");
+    let mut vm = case.program().args(["--name", &name]).start();
     vm.says("stop 1");
     vm.tell("on");
     vm.says("stop 2");
     let pid = vm.pid().to_string();
     let stat = json(&["stat", "--once", "--json", &pid]);
-    assert_eq!((stat["name"].as_str(), stat["state"].as_str()), (Some("counted-vm"), Some("running")));
+    assert_eq!((stat["name"].as_str(), stat["state"].as_str()), (Some(name.as_str()), Some("running")));
     let reads = row(&stat, "port read", 0x10);
     assert_eq!(reads["count"], READS);
     assert_eq!(row(&stat, "port posted write", 0x30)["count"], POSTS);
@@ -112,12 +120,12 @@ fn every_exit_is_counted_once(case: &Case) -> Tested {
     let mean = |part: &str| reads[part]["mean"].as_u64().expect("a time");
     let parts = mean("publish_ns") + mean("plugin_ns") + mean("enter_ns");
     assert!(parts.abs_diff(mean("whole_ns")) <= 4, "the parts are the whole: {reads}");
-    let by_name = json(&["stat", "--once", "--json", "counted-vm"]);
+    let by_name = json(&["stat", "--once", "--json", &name]);
     assert_eq!(by_name["pid"], vm.pid());
     let table = tool(&["stat", "-1", "--ranges", &pid]);
     table.expect(0);
     assert!(table.stdout.contains("port 10-11") && table.stdout.contains("in KVM_RUN"), "{}", table.stdout);
-    assert!(tool(&["stat", "--list"]).stdout.contains("counted-vm"));
+    assert!(tool(&["stat", "--list"]).stdout.contains(&name));
     end(vm);
     let gone = tool(&["stat", "--once", &pid]);
     gone.expect(1);
@@ -145,20 +153,21 @@ fn a_log_ends_with_the_vm(case: &Case) -> Tested {
 }
 
 fn two_vms_of_one_name_are_told_apart(case: &Case) -> Tested {
+    let name = fresh("twin");
     let start = || {
-        let mut vm = case.program().args(["--name", "twin-vm"]).start();
+        let mut vm = case.program().args(["--name", &name]).start();
         vm.says("stop 1");
         vm
     };
     let (first, second) = (start(), start());
-    let both = tool(&["stat", "--once", "twin-vm"]);
+    let both = tool(&["stat", "--once", &name]);
     both.expect(1);
     for vm in [&first, &second] {
         assert!(both.stderr.contains(&vm.pid().to_string()), "{}", both.stderr);
     }
     tool(&["stat", "--once", &second.pid().to_string()]).expect(0);
     end(first);
-    tool(&["stat", "--once", "twin-vm"]).expect(0);
+    tool(&["stat", "--once", &name]).expect(0);
     end(second);
     Ok(())
 }

@@ -23,7 +23,7 @@ fn shown(path: &str, words: &[&str]) -> Vec<String> {
 }
 
 fn a_trace_holds_every_exit_in_order(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let path = folder.path().join("trace");
     let path = path.to_str().expect("plain names");
     let mut vm = case.program().args(["--trace", path]).start();
@@ -52,7 +52,7 @@ fn a_trace_holds_every_exit_in_order(case: &Case) -> Tested {
 }
 
 fn tools_attach_one_at_a_time(case: &Case) -> Tested {
-    let folder = tempfile::tempdir()?;
+    let folder = crate::folder()?;
     let path = folder.path().join("trace");
     let path = path.to_str().expect("plain names");
     let mut vm = case.program().start();

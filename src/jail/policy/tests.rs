@@ -350,7 +350,9 @@ fn what_the_built_in_policy_refuses() {
         let flags = value(&format!("CLONE_{namespace}"));
         assert!(refused("clone", [flags, 0, 0, 0, 0, 0]) && refused("clone", [thread | flags, 0, 0, 0, 0, 0]));
     }
-    assert!(!refused("ioctl", [0, value("TCGETS"), 0, 0, 0, 0]));
+    for request in ["TCGETS", "TCSETS", "TCGETS2", "TCSETSW2"] {
+        assert!(!refused("ioctl", [0, value(request), 0, 0, 0, 0]), "{request}");
+    }
     for request in ["TIOCSTI", "TIOCLINUX", "TIOCSCTTY", "TIOCSETD", "TUNSETIFF"] {
         // The kernel looks at the lower half only.
         for high in [0, 1 << 32, u64::MAX << 32] {

@@ -1,7 +1,7 @@
 //! Talks to the management socket of a VM: a line there, a line back (`PROTOCOL.md`, section 14).
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::find::{Find, FindError};
 use super::status;
+use outboard_wire::socket;
 
 /// How long an answer may take; a VMM answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,8 +101,22 @@ impl Client {
     /// # Errors
     /// [`ReachError::Lost`], [`ReachError::Refused`].
     pub fn ask(&mut self, line: &str) -> Result<String, ReachError> {
+        let sent = self.stream.get_mut().write_all(format!("{line}\n").as_bytes());
+        self.answer(sent)
+    }
+
+    /// The same with a descriptor that goes along.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_with(&mut self, line: &str, file: BorrowedFd<'_>) -> Result<String, ReachError> {
+        let sent = socket::send(self.stream.get_ref().as_fd(), format!("{line}\n").as_bytes(), &[file]);
+        self.answer(sent)
+    }
+
+    fn answer(&mut self, sent: io::Result<()>) -> Result<String, ReachError> {
         let lost = |error| ReachError::Lost(self.title.clone(), error);
-        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).map_err(lost)?;
+        sent.map_err(lost)?;
         let mut answer = String::new();
         if self.stream.read_line(&mut answer).map_err(lost)? == 0 {
             return Err(lost(io::ErrorKind::UnexpectedEof.into()));

@@ -45,13 +45,16 @@ pub struct Host {
     hello: HelloReply,
     shared: Shared,
     /// Replies by request, in the order in which they were recorded.
-    recorded: Mutex<BTreeMap<(u16, Vec<u8>), VecDeque<Recorded>>>,
+    recorded: Mutex<Replies>,
     /// The shutdown event.
     pub shutdown: OwnedFd,
     /// The eventfds of the vCPUs.
     pub eventfds: Vec<Arc<OnceLock<OwnedFd>>>,
     notices: Sender<Notice>,
 }
+
+/// Replies by kind and body of their requests.
+type Replies = BTreeMap<(u16, Vec<u8>), VecDeque<Recorded>>;
 
 type Reply = Result<(Vec<u8>, Vec<OwnedFd>), i32>;
 
@@ -61,7 +64,7 @@ impl Host {
     /// # Errors
     /// What the system calls say.
     pub fn new(trace: &Trace, shared: Shared, notices: Sender<Notice>) -> io::Result<Host> {
-        let mut recorded: BTreeMap<_, VecDeque<Recorded>> = BTreeMap::new();
+        let mut recorded = Replies::new();
         for group in trace.groups.iter().filter(|group| group.head.kind == kind::CONTROL) {
             let key = (group.head.answer.file as u16, group.data(area::REQUEST_BODY).to_vec());
             recorded.entry(key).or_default().push_back(Recorded {

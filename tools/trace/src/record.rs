@@ -1,5 +1,9 @@
-//! Attaches to a running VM. The VMM writes the file itself; this end holds the connection that the recording lasts for.
+//! Attaches to a running VM. The VMM writes to the file that it is handed; this end holds the connection that the
+//! recording lasts for.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +19,7 @@ pub struct RecordArgs {
     /// Path of the management socket, process id of the VMM, or name of the VM; may be left out if there is one VM.
     vm: Option<String>,
 
-    /// The file to write. The VMM writes it, with its own rights.
+    /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -31,8 +35,17 @@ fn seconds(word: &str) -> Result<Duration, String> {
 
 pub(crate) fn record(args: &RecordArgs) -> Result<(), ToolError> {
     let path = std::path::absolute(&args.output).map_err(|error| ToolError::Write(args.output.clone(), error))?;
+    let failed = |error| ToolError::Write(args.output.clone(), error);
     let mut client = Client::reach(args.vm.as_deref())?;
-    client.ask(&format!("trace start {}", path.display()))?;
+    // Not emptied before the VMM has agreed: another trace may be written to it.
+    let fresh = !path.exists();
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    if let Err(error) = client.ask_with(&format!("trace start {}", path.display()), file.as_fd()) {
+        if fresh {
+            let _ = std::fs::remove_file(&path);
+        }
+        return Err(error.into());
+    }
     say(&format!("recording VM {} in {}", client.title(), path.display()));
     match args.seconds {
         // The connection ends early if the VM does.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -68,6 +69,20 @@ pub fn connect() -> Result<Connection, Error> {
     let socket =
         sys::adopt_socket(number).map_err(|source| Error::Socket { number, source })?.ok_or(Error::AlreadyConnected)?;
     Connection::over(socket)
+}
+
+/// Takes over a file that this process was started with, by the number of its descriptor: whoever starts the VMM can open
+/// files that the plugin in its jail cannot. Once for each number.
+///
+/// # Errors
+/// [`Error::Io`] with `EBADF` if no descriptor of this number was inherited, or it was taken before.
+///
+/// ```
+/// let error = outboard_plugin::inherited_file(1000).unwrap_err();
+/// assert_eq!(error.errno(), 9); // EBADF
+/// ```
+pub fn inherited_file(number: i32) -> Result<File, Error> {
+    sys::inherit(number).map(File::from).map_err(Error::io("take over a file"))
 }
 
 fn socket_number(variable: impl Fn(&'static str) -> Option<String>) -> Result<i32, Error> {

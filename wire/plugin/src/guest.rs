@@ -139,6 +139,51 @@ impl GuestMemory {
         Ok(value)
     }
 
+    /// Replaces the 8 bytes at `offset` in one step if they have this value. Returns what they had.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`]; [`Error::Argument`] if the offset is no multiple of 8.
+    ///
+    /// ```
+    /// let memory = outboard_plugin::GuestMemory::new(0x1000)?;
+    /// assert_eq!(memory.compare_exchange(8, 0, 5)?, 0);
+    /// assert_eq!(memory.compare_exchange(8, 0, 6)?, 5);
+    /// assert_eq!(memory.read_obj::<u64>(8)?, 5);
+    /// # Ok::<(), outboard_plugin::Error>(())
+    /// ```
+    pub fn compare_exchange(&self, offset: u64, current: u64, new: u64) -> Result<u64, Error> {
+        let (words, skip) = self.span(offset, 8)?;
+        match words {
+            [word] if skip == 0 => {
+                let exchanged = word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
+                Ok(exchanged.unwrap_or_else(|found| found))
+            }
+            _ => Err(Error::Argument("the offset of an exchange of 8 bytes is no multiple of 8")),
+        }
+    }
+
+    /// The same with 16 bytes.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::compare_exchange`], with 16; [`Error::Argument`] on a processor without `CMPXCHG16B`, which none that
+    /// runs guests is.
+    ///
+    /// ```
+    /// let memory = outboard_plugin::GuestMemory::new(0x1000)?;
+    /// assert_eq!(memory.compare_exchange_16(16, 0, 5 << 64)?, 0);
+    /// assert_eq!(memory.compare_exchange_16(16, 0, 6)?, 5 << 64);
+    /// assert_eq!(memory.read_obj::<u64>(24)?, 5);
+    /// # Ok::<(), outboard_plugin::Error>(())
+    /// ```
+    pub fn compare_exchange_16(&self, offset: u64, current: u128, new: u128) -> Result<u128, Error> {
+        self.span(offset, 16)?;
+        if !offset.is_multiple_of(16) {
+            return Err(Error::Argument("the offset of an exchange of 16 bytes is no multiple of 16"));
+        }
+        let exchanged = self.words.compare_exchange_16((offset / 8) as usize, current, new);
+        exchanged.ok_or(Error::Argument("this processor cannot exchange 16 bytes in one step"))
+    }
+
     /// Address of the first byte in this process, for code that knows how to handle memory which changes by itself (C
     /// code, vector instructions). Valid as long as `self` lives.
     ///
@@ -222,6 +267,39 @@ mod tests {
         }
         assert_eq!(GuestMemory::new(0).unwrap_err().errno(), libc::EINVAL);
         assert_eq!(GuestMemory::new(100).unwrap_err().errno(), libc::EINVAL);
+    }
+
+    #[test]
+    fn exchanges_need_their_alignment_and_stay_inside() {
+        let memory = GuestMemory::new(4096).unwrap();
+        let errno = |result: Result<u128, Error>| result.unwrap_err().errno();
+        assert_eq!(errno(memory.compare_exchange(4, 0, 1).map(u128::from)), libc::EINVAL);
+        assert_eq!(errno(memory.compare_exchange(4096, 0, 1).map(u128::from)), libc::EFAULT);
+        assert_eq!(errno(memory.compare_exchange_16(8, 0, 1)), libc::EINVAL);
+        assert_eq!(errno(memory.compare_exchange_16(4096, 0, 1)), libc::EFAULT);
+        assert_eq!(memory.compare_exchange_16(4080, 0, u128::MAX).unwrap(), 0);
+    }
+
+    #[test]
+    fn exchanges_of_two_threads_do_not_get_lost() {
+        let memory = GuestMemory::new(4096).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let mut seen = 0;
+                        // Both halves count, so that a torn exchange shows.
+                        let next = |value: u128| value + (1 << 64 | 1);
+                        while let found = memory.compare_exchange_16(32, seen, next(seen)).unwrap()
+                            && found != seen
+                        {
+                            seen = found;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(memory.compare_exchange_16(32, 0, 0).unwrap(), 40_000 << 64 | 40_000);
     }
 
     #[test]

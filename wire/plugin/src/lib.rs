@@ -55,7 +55,7 @@ mod sys;
 mod vcpu;
 
 pub use bytemuck;
-pub use connection::{Connection, connect};
+pub use connection::{Connection, connect, inherited_file};
 pub use error::Error;
 pub use event::{Access, Event, Paused, PostedWrite, RawEvent, Read, Stopped, Write};
 pub use eventfd::EventFd;

@@ -87,6 +87,11 @@ impl IoEvent {
     pub fn fd(&self) -> &EventFd {
         &self.event
     }
+
+    /// The eventfd alone, for a thread that waits for nothing else. The doorbell then stays as long as the VM.
+    pub fn into_fd(self) -> EventFd {
+        self.event
+    }
 }
 
 /// An access that registers ride along with, see [`Connection::set_hint`].
@@ -196,6 +201,16 @@ impl Connection {
         self.reserve_kind(space, wire::RANGE_POSTED, range)
     }
 
+    /// Reserves a range whose writes are posted as with [`Connection::reserve_posted`], and whose reads stop the vCPU and
+    /// reach the plugin as [`Event::Read`](crate::Event::Read), behind the writes before them: a serial port's data
+    /// register, or an index register beside its data.
+    ///
+    /// # Errors
+    /// As [`Connection::reserve`].
+    pub fn reserve_posted_writes(&mut self, space: Space, range: Range<u64>) -> Result<(), Error> {
+        self.reserve_kind(space, wire::RANGE_POSTED_WRITES, range)
+    }
+
     /// Releases the range of [`Connection::reserve`] that starts at `start`.
     ///
     /// # Errors
@@ -210,6 +225,14 @@ impl Connection {
     /// [`Error::Refused`] with `ENOENT` if there is none.
     pub fn release_posted(&mut self, space: Space, start: u64) -> Result<(), Error> {
         self.range_request(space, wire::RANGE_POSTED, start, 0)
+    }
+
+    /// Releases the range of [`Connection::reserve_posted_writes`] that starts at `start`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `ENOENT` if there is none.
+    pub fn release_posted_writes(&mut self, space: Space, start: u64) -> Result<(), Error> {
+        self.range_request(space, wire::RANGE_POSTED_WRITES, start, 0)
     }
 
     fn reserve_kind(&mut self, space: Space, kind: u32, range: Range<u64>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use core::arch::asm;
 use core::ops::Deref;
 use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +25,26 @@ pub fn adopt_socket(number: i32) -> io::Result<Option<OwnedFd>> {
         TAKEN.store(false, Ordering::Relaxed);
     }
     adopted.map(Some)
+}
+
+/// Takes a descriptor over that this process was started with: `EBADF` if the number is not open, or belongs to somebody.
+pub fn inherit(number: i32) -> io::Result<OwnedFd> {
+    let mine = || io::Error::from_raw_os_error(libc::EBADF);
+    if number <= libc::STDERR_FILENO {
+        return Err(mine());
+    }
+    // SAFETY: F_GETFD takes no pointer.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return Err(mine());
+    }
+    // SAFETY: F_SETFD takes no pointer.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that survived the exec and nobody has marked since belongs to whoever the parent meant; Rust's
+    // own are all opened with the mark, and this function has just set it, so nobody takes this one a second time.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// A new memfd that allows seals.
@@ -96,10 +117,51 @@ impl Words {
         Ok(Words { map: MmapOptions::new().len(length).map_raw(fd.as_raw_fd())? })
     }
 
+    /// Replaces the words `index` and `index + 1` in one step if they have this value, the first one being the low half.
+    /// Returns what they had; `None` on a processor that cannot do this.
+    ///
+    /// # Panics
+    /// If the index is odd or behind the last pair.
+    pub fn compare_exchange_16(&self, index: usize, current: u128, new: u128) -> Option<u128> {
+        assert!(index.is_multiple_of(2) && index < self.len());
+        if !is_x86_feature_detected!("cmpxchg16b") {
+            return None;
+        }
+        let place = self.map.as_mut_ptr().cast::<u128>();
+        // SAFETY: the place is within the mapping and aligned to 16 bytes, because the mapping is page-aligned and of whole
+        // pages and the index is even and inside (asserted above); the processor has the instruction (asked above). Others
+        // meet this memory by atomic accesses only.
+        Some(unsafe { exchange_16(place.add(index / 2), current, new) })
+    }
+
     /// The first byte.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.map.as_mut_ptr()
     }
+}
+
+/// `LOCK CMPXCHG16B`: `core::arch` has it, but calls a library function for it where the instruction may not be counted on.
+///
+/// # Safety
+/// The processor has the instruction; the place is valid for reads and writes, aligned to 16 bytes, and met by atomic accesses
+/// only.
+unsafe fn exchange_16(place: *mut u128, current: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (current as u64, (current >> 64) as u64);
+    // SAFETY: the caller promises what the instruction needs. RBX, which the compiler keeps for itself, is put back.
+    unsafe {
+        asm!(
+            "xchg rsi, rbx",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, rsi",
+            in("rdi") place,
+            inout("rsi") new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 impl Deref for Words {

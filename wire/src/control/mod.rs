@@ -25,7 +25,9 @@ pub use host::{
     LIST_SUPPORTED_CPUID, NetConfig, NetConfigReply, SetTsc, TscKhz,
 };
 pub use memory::{CreateMemory, DestroyMemory, DirtyLog, DirtyLogReply, MEMORY_DIRTY_LOG, MEMORY_READ_ONLY, ObjectId};
-pub use ranges::{RANGE_POSTED, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO, SPACE_PORT, SetUnclaimed};
+pub use ranges::{
+    RANGE_POSTED, RANGE_POSTED_WRITES, RANGE_SYNCHRONOUS, ReserveRange, SPACE_MMIO, SPACE_PORT, SetUnclaimed,
+};
 pub use routes::{Delivered, ROUTE_IRQCHIP, ROUTE_MSI, Route, SetRoutes, SignalMsi};
 pub use session::{
     CheckExtension, Extension, Hello, HelloReply, NewConnection, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF,

@@ -13,6 +13,8 @@ pub const SPACE_MMIO: u32 = 1;
 pub const RANGE_SYNCHRONOUS: u32 = 0;
 /// Writes are posted and the vCPU runs on; reads do not reach the plugin.
 pub const RANGE_POSTED: u32 = 1;
+/// Writes are posted and the vCPU runs on; a read stops it until the plugin answers.
+pub const RANGE_POSTED_WRITES: u32 = 2;
 
 /// Reserves a range of addresses, or with length 0 releases the one that starts at `start`.
 ///

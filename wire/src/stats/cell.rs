@@ -156,11 +156,11 @@ impl Kind {
         }
     }
 
-    /// The kind of an access in a range.
+    /// The kind of an access in a range; `posted` says that the range's writes are.
     pub fn of_access(mmio: bool, posted: bool, is_write: bool, is_string: bool) -> Kind {
         match (mmio, posted, is_string, is_write) {
-            (false, true, _, _) => Kind::PortPosted,
-            (true, true, _, _) => Kind::MmioPosted,
+            (false, true, _, true) => Kind::PortPosted,
+            (true, true, _, true) => Kind::MmioPosted,
             (false, _, true, false) => Kind::StringRead,
             (false, _, true, true) => Kind::StringWrite,
             (false, _, false, false) => Kind::PortRead,

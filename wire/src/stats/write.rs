@@ -72,7 +72,7 @@ impl VcpuStats {
         let Some(range) = self.ranges.get(usize::from(slot)).filter(|_| slot != FURTHER) else { return };
         range.start.store(start, Ordering::Relaxed);
         range.length.store(length, Ordering::Relaxed);
-        range.head.store(1 + u64::from(mmio) | u64::from(posted) << 8, Ordering::Release);
+        range.head.store((1 + u64::from(mmio)) | u64::from(posted) << 8, Ordering::Release);
     }
 
     /// Marks a range as released. Its counts stay.

@@ -1,0 +1,51 @@
+//! System control port A, 0x92: the fast reset and the gate of address line 20.
+
+use crate::bus::ByteDevice;
+use crate::ending::{End, Ending};
+
+const RESET: u8 = 1;
+const A20: u8 = 2;
+
+/// Port 0x92. The gate of address line 20 is a bit that reads as it was written: the line is always on, as on machines
+/// without the old processors' bus.
+pub struct SystemControl {
+    ending: Ending,
+    value: u8,
+}
+
+impl SystemControl {
+    /// Resets this machine.
+    pub fn new(ending: Ending) -> SystemControl {
+        SystemControl { ending, value: A20 }
+    }
+}
+
+impl ByteDevice for SystemControl {
+    fn read(&mut self, _: u64) -> u8 {
+        self.value
+    }
+
+    fn write(&mut self, _: u64, value: u8) {
+        if value & RESET != 0 && self.value & RESET == 0 {
+            self.ending.end(End::Reset("fast reset of port 0x92"));
+        }
+        self.value = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reset_bit_resets() {
+        let ending = Ending::default();
+        let mut port = SystemControl::new(ending.clone());
+        assert_eq!(port.read(0), A20);
+        port.write(0, 0);
+        assert_eq!(port.read(0), 0);
+        assert!(!ending.ended());
+        port.write(0, A20 | RESET);
+        assert!(ending.ended());
+    }
+}

@@ -1,0 +1,66 @@
+//! A PC as a plugin: unmodified firmware and kernels run on it.
+//!
+//! Rooms, from the outside in. A room uses those below it only.
+//!
+//! - `run`: the plugin's whole life; `serve`: the vCPUs' threads.
+//! - `machine`: which device is where, and what connects them.
+//! - `console`: the user's terminal, or pipes in its place.
+//! - `load`: guests from files, decided as a list of what goes where in memory and how the first vCPU begins.
+//! - `emulate`: completes instructions that KVM's emulator refuses.
+//! - `acpi`: the tables that tell the guest of the devices.
+//! - `device`: the devices, one room each.
+//! - `bus`: which device an access belongs to.
+//! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
+//! - `files`: what the machine is made of, opened.
+//! - `host`: what the machine asks of whoever runs the VM.
+//! - [`options`]: the command line.
+
+mod acpi;
+mod bus;
+mod console;
+mod cpu;
+mod device;
+pub mod emulate;
+mod ending;
+mod error;
+mod files;
+mod firmware;
+mod host;
+mod kernel;
+pub mod load;
+mod machine;
+mod memory;
+pub mod options;
+mod report;
+mod run;
+mod serve;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+pub use options::Options;
+pub use run::main;
+
+/// A PC as a plugin of `outboard run`.
+#[derive(Parser)]
+#[command(name = "outboard-pc", version, about)]
+struct Words {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The plugin, by its command line; the exit status.
+pub fn plugin(words: impl Iterator<Item = OsString>) -> u8 {
+    match Words::try_parse_from(words) {
+        Ok(Words { options }) => main(&options, None),
+        Err(error) => {
+            // Clap knows that help goes to standard output and errors to standard error.
+            let _ = error.print();
+            if error.use_stderr() { USAGE } else { 0 }
+        }
+    }
+}
+
+/// Exit status for a command line that is wrong, that of the VMM.
+pub const USAGE: u8 = 35;
