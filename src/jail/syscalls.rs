@@ -79,6 +79,34 @@ const TABLE: &[(u32, &str)] = &[
     (468, "file_getattr"), (469, "file_setattr"), (470, "listns"),
 ];
 
+/// Indices of [`TABLE`] by name, sorted when this is compiled: policies are read at every start.
+const BY_NAME: [u16; TABLE.len()] = {
+    let mut order = [0; TABLE.len()];
+    let mut index = 0;
+    while index < TABLE.len() {
+        let mut at = index;
+        while at > 0 && is_before(TABLE[index].1, TABLE[order[at - 1] as usize].1) {
+            order[at] = order[at - 1];
+            at -= 1;
+        }
+        order[at] = index as u16;
+        index += 1;
+    }
+    order
+};
+
+const fn is_before(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() {
+        if a[at] != b[at] {
+            return a[at] < b[at];
+        }
+        at += 1;
+    }
+    a.len() < b.len()
+}
+
 /// Every system call: its number and its name, by number.
 pub fn all() -> impl Iterator<Item = (u32, &'static str)> {
     TABLE.iter().copied()
@@ -86,7 +114,9 @@ pub fn all() -> impl Iterator<Item = (u32, &'static str)> {
 
 /// The number of the system call with this name.
 pub fn number(name: &str) -> Option<u32> {
-    TABLE.iter().find(|(_, other)| *other == name).map(|(number, _)| *number)
+    let entry = |index: &u16| TABLE[usize::from(*index)];
+    let found = BY_NAME.binary_search_by_key(&name, |index| entry(index).1).ok()?;
+    BY_NAME.get(found).map(|index| entry(index).0)
 }
 
 /// The name of the system call with this number.
