@@ -118,6 +118,8 @@ fn a_changed_answer_is_found_at_its_record(case: &Case) -> Tested {
         assert!(wrong.stdout.starts_with(&said), "{said}\n{}", wrong.stdout);
         assert!(wrong.stdout.contains("\n> "), "the record is marked: {}", wrong.stdout);
     }
+    replay(case, path, "read 123", &["--ignore", "port:0x10"]).expect(0);
+    replay(case, path, "read 123", &["--ignore", "mmio:0x10"]).expect(1);
     let string = replay(case, path, "string", &[]);
     string.expect(1);
     assert!(string.stdout.contains("differs: the plugin answers with ") && string.stdout.contains("port read 0x11"));

@@ -1,8 +1,40 @@
 //! Whether an answer is the recorded one. Pure.
 
-use outboard_wire::line::{Answer, FLAG_STRING, answer_kind, event_kind};
-use outboard_wire::trace::AnswerPart;
+use outboard_wire::line::{Answer, FLAG_MMIO, FLAG_STRING, answer_kind, event_kind};
 use outboard_wire::trace::read::Group;
+use outboard_wire::trace::{AnswerPart, EventPart};
+
+/// Addresses whose reads are not compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    mmio: bool,
+    first: u64,
+    last: u64,
+}
+
+/// Reads `--ignore`.
+pub fn ignored(word: &str) -> Result<Ignored, String> {
+    let wrong = || "give a space and addresses, such as port:0x70-0x71 or mmio:0xfed00000".to_owned();
+    let (space, addresses) = word.split_once(':').ok_or_else(wrong)?;
+    let mmio = match space {
+        "port" => false,
+        "mmio" => true,
+        _ => return Err(wrong()),
+    };
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).map_err(|_| wrong()),
+        None => text.parse().map_err(|_| wrong()),
+    };
+    let (first, last) = addresses.split_once('-').unwrap_or((addresses, addresses));
+    Ok(Ignored { mmio, first: number(first)?, last: number(last)? })
+}
+
+impl Ignored {
+    /// Whether it is an access of these addresses.
+    pub fn holds(&self, event: &EventPart) -> bool {
+        self.mmio == (event.flags & FLAG_MMIO != 0) && (self.first..=self.last).contains(&event.address)
+    }
+}
 
 /// What the plugin said, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +116,16 @@ fn bytes(is: &[u8], was: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_compared_is_named_by_space_and_address() {
+        let clock = ignored("port:0x70-113").unwrap();
+        let at = |address, flags| clock.holds(&EventPart { address, flags, ..EventPart::default() });
+        assert!(at(0x70, 0) && at(0x71, 0) && !at(0x72, 0) && !at(0x70, FLAG_MMIO));
+        for wrong in ["0x70", "io:1", "port:", "port:1-"] {
+            assert!(ignored(wrong).unwrap_err().contains("port:0x70-0x71"), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_first_differing_byte_is_named() {

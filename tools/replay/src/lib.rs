@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use compare::Ignored;
 use outboard_reach::status;
 use outboard_trace::{ToolError, load};
 use outboard_wire::trace::read::Trace;
@@ -56,6 +57,11 @@ pub struct ReplayArgs {
     /// Seconds that the plugin may take for an answer.
     #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+
+    /// Do not compare what is read from these addresses, which depends on the time of day or the like: port:0x70-0x71 or
+    /// mmio:0xfed00000; repeatable.
+    #[arg(long, value_name = "SPACE:A[-B]", value_parser = compare::ignored)]
+    ignore: Vec<Ignored>,
 
     /// Print the result as one JSON object.
     #[arg(long)]
@@ -128,7 +134,8 @@ fn replay(args: &ReplayArgs, embedded: &Embedded) -> Result<u8, ReplayError> {
     let mut table = Table::new(&trace);
     for round in 1..=args.repeat {
         let limit = Duration::from_secs(args.timeout);
-        let outcome = run::run(&trace, &plugin, args.pace == Pace::Recorded, limit, &mut table)?;
+        let how = run::How { keep_pace: args.pace == Pace::Recorded, limit, ignored: &args.ignore };
+        let outcome = run::run(&trace, &plugin, &how, &mut table)?;
         if outcome != Outcome::Same || round == args.repeat {
             let text = if args.json { table.json(round, &outcome) } else { table.text(&trace, round, &outcome) };
             let _ = io::stdout().write_all(text.as_bytes());

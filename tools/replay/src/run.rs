@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 
+use super::compare::Ignored;
 use super::feed::{Broken, Feeder, Progress, Step, steps};
 use super::host::{Host, Notice};
 use super::memory::Shared;
@@ -30,17 +31,21 @@ const STEP: Duration = Duration::from_millis(5);
 /// How long the plugin has to end after the shutdown event, as under a VMM.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// How to replay.
+pub(crate) struct How<'a> {
+    /// No event comes earlier than it did.
+    pub keep_pace: bool,
+    /// What an answer may take.
+    pub limit: Duration,
+    /// Reads that are not compared.
+    pub ignored: &'a [Ignored],
+}
+
 /// Replays a trace once.
 ///
 /// # Errors
 /// A [`ReplayError`] if it could not begin.
-pub(crate) fn run(
-    trace: &Trace,
-    plugin: &Plugin,
-    keep_pace: bool,
-    limit: Duration,
-    table: &mut Table,
-) -> Result<Outcome, ReplayError> {
+pub(crate) fn run(trace: &Trace, plugin: &Plugin, how: &How<'_>, table: &mut Table) -> Result<Outcome, ReplayError> {
     let call = |what| move |error: io::Error| ReplayError::Call(what, error);
     let (ours, theirs) = socket::pair().map_err(call("socketpair"))?;
     let (sender, notices) = mpsc::channel();
@@ -51,8 +56,8 @@ pub(crate) fn run(
         let host = Arc::clone(&host);
         std::thread::spawn(move || host.serve(&ours))
     };
-    let outcome = match started(&mut child, &notices, limit) {
-        Ok(()) => feed(trace, &host, &mut child, keep_pace, limit, table),
+    let outcome = match started(&mut child, &notices, how.limit) {
+        Ok(()) => feed(trace, &host, &mut child, how, table),
         Err(outcome) => outcome,
     };
     let outcome = match (outcome, notices.try_iter().find(|notice| *notice != Notice::Started)) {
@@ -96,14 +101,14 @@ fn started(child: &mut Child, notices: &Receiver<Notice>, limit: Duration) -> Re
 }
 
 /// Feeds all vCPUs, each from a thread of its own, and watches the process meanwhile.
-fn feed(trace: &Trace, host: &Host, child: &mut Child, keep_pace: bool, limit: Duration, table: &mut Table) -> Outcome {
+fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mut Table) -> Outcome {
     let all = steps(trace);
     let (progress, stop) = (Progress::new(all.len()), AtomicU32::new(0));
     let spin = Arc::new(SpinLimit::for_mode(
         SpinMode::Auto,
         std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
     ));
-    let pace = keep_pace.then(|| (Instant::now(), trace.header.start_tsc, trace.header.tsc_khz));
+    let pace = how.keep_pace.then(|| (Instant::now(), trace.header.start_tsc, trace.header.tsc_khz));
     let times = Mutex::new(table);
     let (sender, ends) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -111,7 +116,7 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, keep_pace: bool, limit: D
             let (sender, spin, times, progress, stop) = (sender.clone(), Arc::clone(&spin), &times, &progress, &stop);
             scope.spawn(move || {
                 let end = end_of(host, vcpu, trace, spin);
-                let mut feeder = Feeder { end, vcpu, progress, stop, pace };
+                let mut feeder = Feeder { end, vcpu, progress, stop, pace, ignored: how.ignored };
                 let mut noted = Vec::with_capacity(steps.len());
                 let fed = feeder.feed(steps, |group, ticks| noted.push((group, ticks)));
                 let mut table = times.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +127,7 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, keep_pace: bool, limit: D
             });
         }
         drop(sender);
-        watch(&all, host, child, &progress, &stop, &ends, limit)
+        watch(&all, host, child, &progress, &stop, &ends, how.limit)
     })
 }
 
