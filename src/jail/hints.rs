@@ -34,6 +34,9 @@ pub fn remedy(call: &str, errno: Errno, sysctls: &Sysctls) -> String {
     if call == "pivot_root" && errno == Errno::EINVAL {
         return "; the root of this host is the kernel's first one (initramfs), which cannot be exchanged".to_owned();
     }
+    if call.starts_with("mounting /") && errno == Errno::ENOENT {
+        return "; it was replaced or deleted on the host while the jail was built: try again".to_owned();
+    }
     let refused = matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSPC);
     if !refused {
         return String::new();
@@ -78,6 +81,7 @@ mod tests {
         assert!(remedy("clone3", Errno::ENOSPC, &allowed).contains("sysctl user.max_user_namespaces"));
         assert!(remedy("clone3", Errno::EPERM, &allowed).contains("seccomp profile"));
         assert!(remedy("open_tree(/root/x)", Errno::EACCES, &allowed).contains("capabilities"));
+        assert!(remedy("mounting /etc/ld.so.cache (ro)", Errno::ENOENT, &none).contains("try again"));
         assert!(remedy("pivot_root", Errno::EINVAL, &none).contains("initramfs"));
         assert_eq!(remedy("pivot_root", Errno::EPERM, &allowed), "");
     }

@@ -31,7 +31,7 @@ pub mod vector {
 /// An exception that the guest gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// One of [`vector`].
+    /// Its number.
     pub vector: u8,
     /// The error code that is pushed.
     pub code: Option<u32>,
