@@ -84,7 +84,7 @@ struct Client {
 /// The sockets and their clients.
 #[derive(Debug)]
 pub(super) struct Manage {
-    listeners: Vec<(UnixListener, Arc<OwnedFd>)>,
+    listeners: Vec<Arc<OwnedFd>>,
     clients: [Option<Client>; MAX_CLIENTS],
     generation: u32,
 }
@@ -110,20 +110,20 @@ impl Manage {
 
     /// What to wait on for new clients, by number.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
-        self.listeners.iter().map(|(_, fd)| fd)
+        self.listeners.iter()
     }
 
     /// Takes the clients that wait at a listener, as far as there is room. Returns what to receive from for each.
     pub(super) fn accept(&mut self, listener: usize, first_source: u32) -> Vec<(Arc<OwnedFd>, Token)> {
         let mut fresh = Vec::new();
-        let Some((listener, _)) = self.listeners.get(listener) else { return fresh };
-        while let Ok((stream, _)) = listener.accept() {
+        let Some(listener) = self.listeners.get(listener) else { return fresh };
+        while let Ok(stream) = peer::accept(listener.as_fd()) {
             let place = self.clients.iter().position(Option::is_none);
             match (place, peer::may_manage(stream.as_fd())) {
                 (Some(place), Ok(true)) => {
                     self.generation = self.generation.wrapping_add(1);
                     let token = Token { source: first_source + place as u32, generation: self.generation };
-                    let fd = Arc::new(OwnedFd::from(stream));
+                    let fd = Arc::new(stream);
                     fresh.push((Arc::clone(&fd), token));
                     self.clients[place] = Some(Client { fd, token, read: Vec::new(), file: None });
                 }
@@ -169,14 +169,13 @@ impl Manage {
 }
 
 /// Says why by write(2), the one way to send that the filter of this thread leaves; an empty socket has room for a line.
-fn send_away(stream: UnixStream, line: &str) {
-    let _ = File::from(OwnedFd::from(stream)).write_all(format!("{line}\n").as_bytes());
+fn send_away(client: OwnedFd, line: &str) {
+    let _ = File::from(client).write_all(format!("{line}\n").as_bytes());
 }
 
-fn nonblocking(listener: UnixListener) -> io::Result<(UnixListener, Arc<OwnedFd>)> {
+fn nonblocking(listener: UnixListener) -> io::Result<Arc<OwnedFd>> {
     listener.set_nonblocking(true)?;
-    let fd = listener.as_fd().try_clone_to_owned()?;
-    Ok((listener, Arc::new(fd)))
+    Ok(Arc::new(listener.into()))
 }
 
 /// Makes a socket in the file system for this user alone. One that nobody listens on is left over, and is replaced.
