@@ -1,5 +1,7 @@
 //! Traces: what is written is read back, and no bytes whatever make the reader panic.
 
+#![cfg(not(loom))]
+
 use std::sync::{Arc, OnceLock};
 
 use outboard_wire::trace::read::{Trace, TraceError};
