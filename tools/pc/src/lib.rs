@@ -7,7 +7,7 @@
 //! - `console`: the user's terminal, or pipes in its place.
 //! - `load`: guests from files, decided as a list of what goes where in memory and how the first vCPU begins.
 //! - `emulate`: completes instructions that KVM's emulator refuses.
-//! - `acpi`: the tables that tell the guest of the devices.
+//! - `acpi`, `smbios`: the tables that tell the guest of the devices and what they are called.
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
 //! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
@@ -34,6 +34,7 @@ pub mod options;
 mod report;
 mod run;
 mod serve;
+mod smbios;
 
 use std::ffi::OsString;
 

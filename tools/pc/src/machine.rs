@@ -36,6 +36,7 @@ use crate::kernel;
 use crate::load::Start;
 use crate::memory::Memory;
 use crate::options::{Keys, Options};
+use crate::smbios::Smbios;
 
 /// Registers of the first virtio device; the others follow at the same distance.
 const VIRTIO: u64 = 0xfeb0_0000;
@@ -268,7 +269,8 @@ fn fw_cfg(memory: &Memory, cpus: u32, options: &Options, tables: &acpi::Tables) 
     if !options.vga {
         device.add_file("etc/sercon-port", 0x3f8u16.to_le_bytes().to_vec());
     }
-    for (name, bytes) in tables.files() {
+    let names = Smbios::new(memory.low() + memory.high(), cpus);
+    for (name, bytes) in tables.files().into_iter().chain(names.files()) {
         device.add_file(name, bytes);
     }
     device
