@@ -31,10 +31,18 @@ const VCPU_REQUESTS: &[&str] = &[
     "KVM_KVMCLOCK_CTRL",
 ];
 
-/// Requests of the main thread that are none of KVM's: the addresses of a tap device, which the plugin may ask for, and what
-/// the listener of the plugin's filter has heard.
-const OTHER_REQUESTS: [u64; 5] =
-    [libc::SIOCGIFADDR, libc::SIOCGIFNETMASK, libc::SIOCGIFHWADDR, libc::SIOCGIFFLAGS, libc::SECCOMP_IOCTL_NOTIF_RECV];
+/// Requests of the main thread that are none of KVM's: the addresses of a tap device, which the plugin may ask for, what the
+/// listener of the plugin's filter has heard, and the mode of the terminal, which is put back at the
+/// end and looked at by the C library then.
+const OTHER_REQUESTS: [u64; 7] = [
+    libc::SIOCGIFADDR,
+    libc::SIOCGIFNETMASK,
+    libc::SIOCGIFHWADDR,
+    libc::SIOCGIFFLAGS,
+    libc::SECCOMP_IOCTL_NOTIF_RECV,
+    libc::TCGETS,
+    libc::TCSETS,
+];
 
 /// The filters, made and not loaded.
 #[derive(Clone, Debug)]
@@ -109,6 +117,7 @@ mod tests {
         for (program, creates) in [(&filters.main[..], Action::Allow), (&filters.vcpu[..], Action::KillProcess)] {
             assert_eq!(answers(program, "ioctl", [9, run, 0, 0, 0, 0]), Action::Allow);
             assert_eq!(answers(program, "ioctl", [9, create, 0, 0, 0, 0]), creates);
+            assert_eq!(answers(program, "ioctl", [0, libc::TCSETS, 0, 0, 0, 0]), creates);
             assert_eq!(answers(program, "ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0]), Action::KillProcess);
             let ours = u64::from(std::process::id());
             assert_eq!(answers(program, "tgkill", [ours, 0, 6, 0, 0, 0]), Action::Allow);
