@@ -54,10 +54,11 @@ enum Command {
 
 const EXIT_STATUS: &str = "Exit status of run:
   the plugin's own  it ended by itself, whatever the guest did before
-  1    the plugin died of a signal, outstayed its second after the shutdown event, or could not be executed
+  1    the plugin died of a signal, made a system call that its policy does not allow, outstayed its second after the
+       shutdown event, or could not be executed
   35   wrong arguments
   70   a system call failed that should not
-  71   this host lacks something: /dev/kvm, a permission, io_uring
+  71   this host lacks something: /dev/kvm, a permission, io_uring, user namespaces
   73   the plugin broke the protocol
   74   the guest ended in an exit that nobody serves
   129, 130, 143
@@ -165,6 +166,10 @@ struct JailArgs {
     /// Once the VM exists, become this user: a name, or UID[:GID]. The plugin becomes it too, in its own namespaces.
     #[arg(long, value_name = "USER", conflicts_with = "disable_sandbox")]
     user: Option<String>,
+
+    /// Run the VMM itself without the seccomp filters of its main thread and its vCPU threads.
+    #[arg(long)]
+    no_vmm_seccomp: bool,
 
     /// Give the plugin a variable of the environment, by value or as outboard has it; repeatable.
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -282,7 +287,8 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
     let own: Vec<_> = std::env::vars_os().collect();
     let wanted = args.jail.plugin_env.iter().map(|word| config::jail::variable(word)).collect::<Result<Vec<_>, _>>()?;
     // What the jail is given is checked also when it is not used.
-    let cage = VmmCage { user: args.jail.user.as_deref().map(config::jail::user).transpose()? };
+    let user = args.jail.user.as_deref().map(config::jail::user).transpose()?;
+    let cage = VmmCage { user, unfiltered: args.jail.no_vmm_seccomp };
     let jail = plan(args, &program, cage.user)?;
     let (jail, environment) = match args.jail.disable_sandbox {
         true => (None, environment::uncaged(&own, &wanted)),

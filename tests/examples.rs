@@ -39,7 +39,10 @@ fn examples() -> &'static Path {
 
 fn run(example: &str, params: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outboard"));
-    command.args(["run", "--disable-sandbox", "--plugin"]).arg(examples().join(example));
+    command.args(["run", "--plugin"]).arg(examples().join(example));
+    for file in params.iter().filter(|param| param.starts_with('/')) {
+        command.args(["--plugin-mount", file]);
+    }
     for param in params {
         command.args(["--params", param]);
     }

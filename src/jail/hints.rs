@@ -31,6 +31,12 @@ impl Sysctls {
 
 /// The rest of the sentence about a failed step of a jail: a semicolon and what to do, or nothing.
 pub fn remedy(call: &str, errno: Errno, sysctls: &Sysctls) -> String {
+    if call == "pivot_root" && errno == Errno::EINVAL {
+        return "; the root of this host is the kernel's first one (initramfs), which cannot be exchanged".to_owned();
+    }
+    if call.starts_with("mounting /") && errno == Errno::ENOENT {
+        return "; it was replaced or deleted on the host while the jail was built: try again".to_owned();
+    }
     let refused = matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSPC);
     if !refused {
         return String::new();
@@ -46,7 +52,8 @@ pub fn remedy(call: &str, errno: Errno, sysctls: &Sysctls) -> String {
             "; the user has as many user namespaces as `sysctl user.max_user_namespaces` allows".to_owned()
         }
         _ if call == "clone3" => {
-            "; a container or seccomp profile forbids user namespaces: allow them, or use --disable-sandbox".to_owned()
+            "; a container, a chroot or a seccomp profile forbids user namespaces: allow them, or use --disable-sandbox"
+                .to_owned()
         }
         _ if call.starts_with("open_tree") && errno == Errno::EACCES => {
             "; the caller's own user has to reach it: its capabilities do not count here".to_owned()
@@ -74,7 +81,8 @@ mod tests {
         assert!(remedy("clone3", Errno::ENOSPC, &allowed).contains("sysctl user.max_user_namespaces"));
         assert!(remedy("clone3", Errno::EPERM, &allowed).contains("seccomp profile"));
         assert!(remedy("open_tree(/root/x)", Errno::EACCES, &allowed).contains("capabilities"));
-        assert_eq!(remedy("pivot_root", Errno::EINVAL, &none), "");
+        assert!(remedy("mounting /etc/ld.so.cache (ro)", Errno::ENOENT, &none).contains("try again"));
+        assert!(remedy("pivot_root", Errno::EINVAL, &none).contains("initramfs"));
         assert_eq!(remedy("pivot_root", Errno::EPERM, &allowed), "");
     }
 }

@@ -5,7 +5,7 @@
 //! - [`environment`]: which variables it gets.
 //! - [`step`]: the child half: what the process does to itself before it becomes the plugin.
 //! - [`parent`]: the parent half: clone, id maps; [`hints`]: what to do where that fails.
-//! - [`vmm`]: the VMM's own cage.
+//! - [`vmm`]: the VMM's own cage, with the filters of [`own`].
 //! - [`policy`]: seccomp policy files: read, judged, compiled.
 //! - [`bpf`]: programs of classic BPF: assembled, checked, listed, simulated.
 //! - [`choice`]: which policy a plugin gets.
@@ -22,6 +22,7 @@ pub mod filter;
 pub mod hints;
 pub mod ids;
 pub mod mounts;
+pub mod own;
 pub mod parent;
 pub mod plan;
 pub mod policy;

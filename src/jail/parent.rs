@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use super::hints::{self, Sysctls};
@@ -11,6 +11,10 @@ use super::plan::{CLONED, Plan};
 use super::step::{Bench, ChildStep, JailStep};
 use crate::sys::process::Child;
 use crate::sys::{Errno, creds, process};
+
+/// How long a process that is being killed may take to have ended, in milliseconds: its files in /proc are out of reach a
+/// moment before.
+const LAST_MOMENT_MS: i32 = 50;
 
 /// A jail of which everything is prepared but the clone.
 pub struct Prepared {
@@ -74,8 +78,10 @@ impl Prepared {
         let child = cloned?;
         match self.let_go(child.pid) {
             Ok(()) => Ok(child),
+            // Somebody has killed it: that is how the plugin ended, and no fault of this half.
+            Err(_) if process::readable_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),
             Err(fault) => {
-                let pidfd = std::os::fd::AsFd::as_fd(&child.pidfd);
+                let pidfd = child.pidfd.as_fd();
                 let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL).and_then(|()| process::wait(pidfd).map(drop));
                 Err(fault)
             }
@@ -91,7 +97,7 @@ impl Prepared {
         write("uid_map", &ids::text(&self.ids.uid_map))?;
         write("setgroups", "deny")?;
         write("gid_map", &ids::text(&self.ids.gid_map))?;
-        process::write_record(std::os::fd::AsFd::as_fd(&self.gate), &[1]);
+        process::write_record(self.gate.as_fd(), &[1]);
         Ok(())
     }
 }

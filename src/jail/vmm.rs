@@ -4,7 +4,10 @@
 //! what is left.
 
 use std::fmt;
+use std::sync::Arc;
 
+use super::bpf::Instruction;
+use super::own::OwnFilters;
 use super::parent::ParentFault;
 use crate::sys::{Errno, creds};
 
@@ -22,6 +25,8 @@ pub struct User {
 pub struct VmmCage {
     /// The user that it becomes.
     pub user: Option<User>,
+    /// Whether it goes without filters of its own.
+    pub unfiltered: bool,
 }
 
 /// Gives it up, for good.
@@ -29,9 +34,11 @@ pub struct VmmCage {
 /// The plugin can still be killed afterwards: without capabilities the VMM is the owner of the plugin's user namespace, and
 /// as another user it has the plugin's user id. The kernel applies the same rules to the signal of `PR_SET_PDEATHSIG`.
 ///
+/// Gives the filter that vCPU threads are to load.
+///
 /// # Errors
 /// The call that failed.
-pub fn enter(cage: VmmCage) -> Result<(), ParentFault> {
+pub fn enter(cage: VmmCage) -> Result<Option<Arc<[Instruction]>>, ParentFault> {
     let fault = |call: &str, errno| ParentFault { call: call.to_owned(), errno };
     creds::set_no_new_privileges().map_err(|errno| fault("PR_SET_NO_NEW_PRIVS", errno))?;
     for (call, result) in
@@ -48,7 +55,13 @@ pub fn enter(cage: VmmCage) -> Result<(), ParentFault> {
         creds::set_gid(gid).map_err(|errno| fault("setresgid", errno))?;
         creds::set_uid(uid).map_err(|errno| fault("setresuid", errno))?;
     }
-    creds::drop_capabilities().map_err(|errno| fault("capset", errno))
+    creds::drop_capabilities().map_err(|errno| fault("capset", errno))?;
+    if cage.unfiltered {
+        return Ok(None);
+    }
+    let filters = OwnFilters::new();
+    filters.confine_main().map_err(|errno| fault("seccomp", errno))?;
+    Ok(Some(filters.vcpu()))
 }
 
 impl fmt::Display for VmmCage {
@@ -61,6 +74,12 @@ impl fmt::Display for VmmCage {
             let ids = format!("the VMM: setgroups([]), setresgid({gid}), setresuid({uid})");
             line(&ids, "--user asks for it; the plugin has the same user, or could not be killed")?;
         }
-        line("the VMM: dropping all capabilities", "the descriptors of the VM are all that it needs")
+        line("the VMM: dropping all capabilities", "the descriptors of the VM are all that it needs")?;
+        match self.unfiltered {
+            true => Ok(()),
+            false => {
+                line("the VMM: seccomp filters of the main thread and of vCPU threads", "without --no-vmm-seccomp")
+            }
+        }
     }
 }

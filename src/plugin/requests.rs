@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
@@ -14,6 +15,7 @@ use super::supervisor::Affinity;
 use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
 use crate::sys::eventfd::EventFd;
+use crate::sys::seccomp::Instruction;
 use crate::sys::{Errno, memfd};
 use crate::vcpu::set::VcpuSet;
 use outboard_wire::control::{self, Done, Hello, HelloReply, Kind, ObjectId, Request, body};
@@ -35,6 +37,8 @@ pub struct Host {
     pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
     pub affinity: Affinity,
+    /// The filter that each vCPU thread is to load.
+    pub vcpu_filter: Option<Arc<[Instruction]>>,
 }
 
 /// A reply: the bytes of its body and its descriptors.
@@ -89,7 +93,7 @@ impl Host {
                     log::warn!("the VM cannot be started: {error}");
                     error.errno
                 })?;
-                done(self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu)))
+                done(self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu), self.vcpu_filter.clone()))
             }),
             Kind::HostList => with(bytes, &fds, |request: control::HostList| {
                 let List { reply, bytes } = machine.list(request.list)?;

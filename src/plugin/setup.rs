@@ -113,7 +113,7 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity })
+    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity, vcpu_filter: None })
 }
 
 /// The tap device that is made comes first, then those that were handed over.

@@ -162,11 +162,11 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
     // has a VM costs more, and keeps the VM open.
     let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
-    let host = setup::host(settings, ready)?;
+    let mut host = setup::host(settings, ready)?;
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);
-    vmm::enter(settings.cage).map_err(StartError::Cage)?;
+    host.vcpu_filter = vmm::enter(settings.cage).map_err(StartError::Cage)?;
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -281,7 +281,7 @@ impl Supervisor {
             Ended::GuestFailed(_) if self.host.memory_taken => self.step(Input::GuestShutDown(said)),
             Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
             Ended::Violation { .. } => self.step(Input::Violation(said)),
-            Ended::Run { .. } => self.step(Input::HostFailure(said)),
+            Ended::Run { .. } | Ended::Unconfined { .. } => self.step(Input::HostFailure(said)),
         }
     }
 

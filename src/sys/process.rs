@@ -258,6 +258,17 @@ pub fn read_byte(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     }
 }
 
+/// Whether a descriptor becomes readable, or comes to its end, within a time. That of a process does when it has ended (`pidfd_open(2)`).
+///
+/// # Errors
+/// `poll(2)`'s; `EINTR` if a signal came.
+pub fn readable_within(fd: BorrowedFd<'_>, milliseconds: i32) -> Result<bool, Errno> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, as the count says.
+    check(unsafe { libc::poll(&mut poll, 1, milliseconds) }.min(0))?;
+    Ok(poll.revents != 0)
+}
+
 /// Blocks all signals for this thread and returns the mask there was.
 ///
 /// # Errors

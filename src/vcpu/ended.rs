@@ -22,6 +22,13 @@ pub enum Ended {
         /// What it did.
         violation: Violation,
     },
+    /// The thread could not load its seccomp filter.
+    Unconfined {
+        /// Number of the vCPU.
+        vcpu: u32,
+        /// Why.
+        errno: Errno,
+    },
     /// `KVM_RUN` itself failed.
     Run {
         /// Number of the vCPU.
@@ -48,6 +55,9 @@ impl fmt::Display for Ended {
             Ended::Stopped => f.write_str("the vCPU was stopped"),
             Ended::GuestShutdown(end) | Ended::GuestFailed(end) => end.fmt(f),
             Ended::Violation { vcpu, violation } => write!(f, "on vCPU {vcpu} the plugin {violation}"),
+            Ended::Unconfined { vcpu, errno } => {
+                write!(f, "the thread of vCPU {vcpu} could not load its seccomp filter: {errno}")
+            }
             Ended::Run { vcpu, errno } => write!(f, "KVM_RUN of vCPU {vcpu} failed: {errno}"),
         }
     }

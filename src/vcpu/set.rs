@@ -12,6 +12,7 @@ use super::run::Waiting;
 use super::stats::Stats;
 use crate::kvm::Vcpu;
 use crate::sys::eventfd::EventFd;
+use crate::sys::seccomp::{self, Instruction, Scope};
 use crate::sys::{Errno, affinity};
 
 /// How often a stop is repeated until all threads have ended: a signal that comes between a thread's look at its stop word
@@ -81,11 +82,16 @@ impl VcpuSet {
     }
 
     /// Starts one thread for each of these vCPUs, named `vcpu0` and so on; there are as many as were announced. `cpus`
-    /// gives the CPUs that a vCPU may run on, if that was asked for.
+    /// gives the CPUs that a vCPU may run on, if that was asked for; `filter` is loaded by each thread before the guest runs.
     ///
     /// # Errors
     /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, then those made are stopped.
-    pub fn start(&mut self, vcpus: Vec<Vcpu>, cpus: impl Fn(u32) -> Option<Vec<usize>>) -> Result<(), Errno> {
+    pub fn start(
+        &mut self,
+        vcpus: Vec<Vcpu>,
+        cpus: impl Fn(u32) -> Option<Vec<usize>>,
+        filter: Option<Arc<[Instruction]>>,
+    ) -> Result<(), Errno> {
         if core::mem::replace(&mut self.started, true) {
             return Err(Errno::EINVAL);
         }
@@ -93,14 +99,18 @@ impl VcpuSet {
         for (waiting, vcpu) in self.waiting.drain(..).zip(vcpus) {
             let mut runner = waiting.with(vcpu);
             let (vcpu, sender, notice) = (runner.id(), self.sender.clone(), Arc::clone(&self.notice));
-            let cpus = cpus(vcpu);
+            let (cpus, filter) = (cpus(vcpu), filter.clone());
             let body = move || {
                 if let Some(cpus) = cpus
                     && let Err(errno) = affinity::allow(&cpus)
                 {
                     log::warn!("vCPU {vcpu} cannot be kept on CPUs {cpus:?}: {errno}");
                 }
-                let (ended, stats) = runner.run();
+                let (ended, stats) = match filter.map_or(Ok(()), |filter| seccomp::load(&filter, Scope::Thread, false))
+                {
+                    Ok(()) => runner.run(),
+                    Err(errno) => (Ended::Unconfined { vcpu, errno }, Stats::default()),
+                };
                 // The receiver outlives the threads; were it gone, nobody would want to know.
                 let _ = sender.send(Report { vcpu, ended, stats });
                 let _ = notice.signal();

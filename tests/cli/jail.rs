@@ -175,7 +175,11 @@ fn root_of_a_container_has_a_jail_too() {
 
 fn user_namespaces_forbidden_by_seccomp() {
     let done = outboard(SPEAKS).call_gives(libc::SYS_clone3, libc::EPERM).run();
-    refused(&done, HOST, "clone3 failed: EPERM (Operation not permitted); a container or seccomp profile forbids");
+    refused(
+        &done,
+        HOST,
+        "clone3 failed: EPERM (Operation not permitted); a container, a chroot or a seccomp profile forbids",
+    );
 }
 
 fn a_library_that_is_missing_is_named() {

@@ -53,7 +53,7 @@ fn ranges_past_the_end_are_refused() -> Tested {
 
 fn unknown_spaces_and_kinds_are_refused() -> Tested {
     let mut vm = outboard_plugin::connect()?;
-    for (space, kind) in [(2, RANGE_SYNCHRONOUS), (u32::MAX, RANGE_POSTED), (SPACE_PORT, 2), (SPACE_MMIO, u32::MAX)] {
+    for (space, kind) in [(2, RANGE_SYNCHRONOUS), (u32::MAX, RANGE_POSTED), (SPACE_PORT, 3), (SPACE_MMIO, u32::MAX)] {
         refused(reserve(&mut vm, space, kind, 0x100, 1), libc::EINVAL);
         refused(reserve(&mut vm, space, kind, 0x100, 0), libc::EINVAL);
     }

@@ -129,7 +129,8 @@ fn leave_daemons() {
                 }
             });
         });
-        child.expect("a child");
+        // It ends when its own child is there.
+        sys::wait(child.expect("a child"));
     }
 }
 

@@ -43,11 +43,17 @@ pub fn fork(child: impl FnOnce()) -> io::Result<i32> {
     }
 }
 
+/// Waits for the end of a child.
+pub fn wait(pid: i32) {
+    // SAFETY: no place for a status is passed.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+}
+
 /// Ignores every signal that can be ignored, and leaves the session.
 pub fn become_a_daemon() {
     // SAFETY: takes numbers.
     unsafe {
-        for signal in 1..32 {
+        for signal in (1..32).filter(|signal| *signal != libc::SIGCHLD) {
             libc::signal(signal, libc::SIG_IGN);
         }
         libc::setsid();

@@ -259,10 +259,17 @@ fn ends_well(image: &[u8], words: &[&str]) {
 fn what_nobody_can_carry_out_is_named() {
     // SSE on an address without memory: wherever the guest runs, KVM has to emulate it and does not know it, and the machine
     // finds no memory either.
-    long_mode!(adds_where_nothing_is: "mov eax, 0xd0000000", "paddq xmm1, [rax]", "2: jmp 2b");
+    long_mode!(adds_where_nothing_is:
+        "mov rax, cr4",
+        "or eax, 0x200", // OSFXSR: SSE is on
+        "mov cr4, rax",
+        "mov eax, 0xd0000000",
+        "paddq xmm1, [rax]",
+        "2: jmp 2b",
+    );
     let (status, said) = run(&elf(adds_where_nothing_is()), &["--format", "linux"]);
     assert!(matches!(status, Some(1 | 74)), "{status:?}: {said}");
-    let named = "cannot carry out the instruction paddq xmm1,[rax] (66 0f d4 08) at address 0x200005, which KVM refuses: \
+    let named = "cannot carry out the instruction paddq xmm1,[rax] (66 0f d4 08) at address 0x200010, which KVM refuses: \
                  there is no memory at its physical address 0xd0000000";
     assert!(said.contains(named), "{said}");
 }

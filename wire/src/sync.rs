@@ -1,7 +1,7 @@
 //! The atomic words that the shared pages are made of.
 //!
 //! Built with `--cfg loom`, the ends run under a model checker that tries every order of their accesses: then these are
-//! its words, and [`crate::model`] takes the places of the mapped pages, the futexes and the clock. All else is the code
+//! its words, and the module `model` takes the places of the mapped pages, the futexes and the clock. All else is the code
 //! that ships.
 
 #[cfg(not(loom))]
