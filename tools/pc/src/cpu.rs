@@ -28,12 +28,12 @@ pub struct About {
 pub fn cpuid(about: &About, id: u32) -> Vec<kvm_cpuid_entry2> {
     let cpus = about.cpus;
     let tells = about.tsc_khz > 0 && about.supported.iter().any(|leaf| leaf.function == 0 && leaf.ebx == GENUINE_INTEL);
-    let told = |leaf: &kvm_cpuid_entry2| {
-        !(HYPERVISOR..HYPERVISOR + 0x100).contains(&leaf.function)
-            && !(tells && [CRYSTAL, FREQUENCY].contains(&leaf.function))
+    let is_dropped = |leaf: &kvm_cpuid_entry2| match leaf.function {
+        CRYSTAL | FREQUENCY => tells,
+        function => (HYPERVISOR..HYPERVISOR + 0x100).contains(&function),
     };
     let frequencies = if tells { frequencies(about.tsc_khz).to_vec() } else { Vec::new() };
-    let kept = about.supported.iter().copied().filter(told).chain(frequencies);
+    let kept = about.supported.iter().copied().filter(|leaf| !is_dropped(leaf)).chain(frequencies);
     kept.map(|leaf| {
         let mut leaf = leaf;
         match leaf.function {
@@ -58,15 +58,24 @@ const GENUINE_INTEL: u32 = u32::from_le_bytes(*b"Genu");
 
 /// The ratio of the TSC to the crystal, and the processor's frequency in MHz.
 fn frequencies(tsc_khz: u32) -> [kvm_cpuid_entry2; 2] {
-    let mhz = (tsc_khz / 1000).min(0xffff);
-    let crystal = kvm_cpuid_entry2 {
-        function: CRYSTAL,
-        eax: APIC_CLOCK / 1000,
-        ebx: tsc_khz,
-        ecx: APIC_CLOCK,
-        ..Default::default()
-    };
+    let (mhz, (above, below)) = ((tsc_khz / 1000).min(0xffff), ratio(tsc_khz));
+    let crystal = kvm_cpuid_entry2 { function: CRYSTAL, eax: below, ebx: above, ecx: APIC_CLOCK, ..Default::default() };
     [crystal, kvm_cpuid_entry2 { function: FREQUENCY, eax: mhz, ebx: mhz, ecx: 100, ..Default::default() }]
+}
+
+/// The TSC's frequency by that of the crystal, as numerator and denominator. Linux and U-Boot multiply the crystal's kHz
+/// by the numerator in 32 bits, so that it has to be small; the best fraction of that size is off by less than 1 ppm.
+fn ratio(tsc_khz: u32) -> (u32, u32) {
+    const CRYSTAL_KHZ: u64 = (APIC_CLOCK / 1000) as u64;
+    const LARGEST: u64 = u32::MAX as u64 / CRYSTAL_KHZ;
+    let khz = u64::from(tsc_khz);
+    let rounded = |below: u64| (khz * below + CRYSTAL_KHZ / 2) / CRYSTAL_KHZ;
+    let fractions =
+        (1..=LARGEST).map(|below| (rounded(below), below)).filter(|(above, _)| (1..=LARGEST).contains(above));
+    // How far above / below is from khz / crystal, by cross-multiplication, in units that the denominators make alike.
+    let off = |(above, below): &(u64, u64)| (above * CRYSTAL_KHZ).abs_diff(khz * below) * LARGEST / below;
+    let (above, below) = fractions.min_by_key(off).unwrap_or((1, 1));
+    (above as u32, below as u32)
 }
 
 /// Each processor is a core of one package, with a single thread.
@@ -104,7 +113,15 @@ mod tests {
         let first = kvm_cpuid_entry2 { ebx: GENUINE_INTEL, eax: 0xd, ..leaf(0, 0) };
         let leaves = cpuid(&About { supported: vec![first, leaf(CRYSTAL, 0)], cpus: 1, tsc_khz: 2_445_000 }, 0);
         assert_eq!((leaves.len(), leaves[0].eax), (3, FREQUENCY));
-        let tsc = u64::from(leaves[1].ecx) * u64::from(leaves[1].ebx) / u64::from(leaves[1].eax);
-        assert_eq!((leaves[1].function, tsc, leaves[2].eax), (CRYSTAL, 2_445_000_000, 2445));
+        assert_eq!((leaves[1].function, leaves[2].eax), (CRYSTAL, 2445));
+    }
+
+    #[test]
+    fn the_frequency_survives_arithmetic_of_32_bits() {
+        for khz in [800_000, 1_999_999, 2_445_404, 2_600_000, 3_692_123, 4_999_999, 5_700_001] {
+            let [crystal, _] = frequencies(khz);
+            let told = (crystal.ecx / 1000).checked_mul(crystal.ebx).unwrap() / crystal.eax;
+            assert!(told.abs_diff(khz) <= khz / 1_000_000 + 1, "{told} for {khz}");
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::device::fw_cfg::{self, FwCfg, key};
 use crate::device::keyboard::Keyboard;
 use crate::device::pci::Pci;
 use crate::device::pm::{self, PowerManagement};
+use crate::device::post::PostCode;
 use crate::device::reset::SystemControl;
 use crate::device::speaker::Speaker;
 use crate::device::uart::Uart;
@@ -123,6 +124,8 @@ impl Machine {
         add_keyboard(&mut bus, &keyboard);
         let speaker: Shared = Arc::new(Mutex::new(Bytewise(Speaker::new(host.timer()?, monotonic))));
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);
+        let post: Shared = Arc::new(Mutex::new(Bytewise(PostCode::default())));
+        bus.add("POST code", Space::Port, 0x80..0x81, PostedWrites, &post);
         let control: Shared = Arc::new(Mutex::new(Bytewise(SystemControl::new(ending.clone()))));
         bus.add("port 92", Space::Port, 0x92..0x93, Synchronous, &control);
         let channels: Shared = Arc::new(Mutex::new(Bytewise(EmptyChannel)));
