@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, opcode};
@@ -356,8 +357,9 @@ fn setup(in_flight: u32) -> Result<IoUring, Errno> {
     let mut plain = IoUring::builder();
     plain.setup_cqsize(completions);
     let mut refused = Errno(libc::EINVAL);
-    for builder in [best, good, plain] {
-        match builder.build(entries) {
+    for mut builder in [best, good, plain] {
+        let ring = builder.setup_r_disabled().build(entries).and_then(|ring| restrict(&ring).map(|()| ring));
+        match ring {
             Ok(ring) => return Ok(ring),
             Err(error) => refused = errno_of(&error),
         }
@@ -366,6 +368,22 @@ fn setup(in_flight: u32) -> Result<IoUring, Errno> {
         }
     }
     Err(refused)
+}
+
+/// Lets the ring do what [`Op`] and [`Ring::cancel`] need and nothing else, and starts it. Seccomp filters do not see what a
+/// ring does: without this a thread that may use one may still open files and connect sockets.
+fn restrict(ring: &IoUring) -> std::io::Result<()> {
+    let operations = [
+        opcode::PollAdd::CODE,
+        opcode::Timeout::CODE,
+        opcode::RecvMsg::CODE,
+        opcode::SendMsg::CODE,
+        opcode::AsyncCancel::CODE,
+    ];
+    let flags = Restriction::sqe_flags_allowed((Flags::IO_LINK | Flags::SKIP_SUCCESS).bits());
+    let mut all: Vec<Restriction> = operations.map(Restriction::sqe_op).into_iter().chain([flags]).collect();
+    ring.submitter().register_restrictions(&mut all)?;
+    ring.submitter().register_enable_rings()
 }
 
 /// Pushes all `entries` or none; submits what is queued first if there is no room.

@@ -14,10 +14,11 @@ mod around;
 mod filter;
 mod grants;
 mod outside;
+mod own;
 mod resources;
 mod rights;
 mod sys;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[outside::CASES, rights::CASES, resources::CASES, filter::CASES, grants::CASES])
+    common::suite::main(&[outside::CASES, rights::CASES, resources::CASES, filter::CASES, grants::CASES, own::CASES])
 }

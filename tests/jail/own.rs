@@ -1,0 +1,70 @@
+//! The VMM's own filters: each of its threads has them, unless they are switched off.
+
+use crate::around::start;
+use crate::common::machine::{begin, connect};
+use crate::common::suite::{Case, Tested, case};
+
+pub const CASES: &[Case] = &[
+    case!(waits_beside_a_guest).around(every_thread_of_the_vmm_is_filtered),
+    case!(waits_without_filters).around(no_thread_of_the_vmm_is_filtered),
+];
+
+/// A guest that runs for ever, until a line comes.
+fn waits_beside_a_guest() -> Tested {
+    let (mut vm, _memory) = connect(&[0xeb, 0xfe])?;
+    vm.start()?;
+    let _vcpu = begin(&vm, 0)?;
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+fn waits_without_filters() -> Tested {
+    waits_beside_a_guest()
+}
+
+/// Name, `Seccomp` and `Seccomp_filters` of each thread.
+fn threads(pid: i32) -> Vec<(String, String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
+    let of = |folder: std::path::PathBuf| {
+        let status = std::fs::read_to_string(folder.join("status")).expect("the status of a thread");
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the key");
+            line.trim().to_owned()
+        };
+        (value("Name:"), value("Seccomp:"), value("Seccomp_filters:"))
+    };
+    let mut threads: Vec<_> = tasks.map(|task| of(task.expect("an entry").path())).collect();
+    // A worker of KVM's is a task of the process, too, and runs no code of it.
+    threads.retain(|(name, ..)| !name.starts_with("kvm-"));
+    threads.sort();
+    threads
+}
+
+fn seen(case: &Case, options: &[&str]) -> Vec<(String, String, String)> {
+    let mut program = case.program();
+    program.args(options);
+    let mut marked = start(&mut program);
+    marked.running.says("ready");
+    let threads = threads(marked.running.pid());
+    marked.running.tell("end");
+    marked.ended().expect(0);
+    threads
+}
+
+fn every_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
+    // 2 is SECCOMP_MODE_FILTER. This test may itself run under filters.
+    let before: u32 = threads(std::process::id() as i32)[0].2.parse()?;
+    let filtered = |name: &str, own: u32| (name.to_owned(), "2".to_owned(), (before + own).to_string());
+    // The thread of a vCPU begins with the main thread's.
+    assert_eq!(seen(case, &[]), [filtered("outboard", 1), filtered("vcpu0", 2)]);
+    Ok(())
+}
+
+fn no_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
+    let before = threads(std::process::id() as i32)[0].clone();
+    for (_, mode, filters) in seen(case, &["--no-vmm-seccomp"]) {
+        assert_eq!((mode, filters), (before.1.clone(), before.2.clone()));
+    }
+    Ok(())
+}
