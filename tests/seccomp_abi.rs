@@ -49,7 +49,7 @@ const HEADERS: &[&str] = &[
     "linux/close_range.h",
     "linux/prctl.h",
     "linux/sched.h",
-    "termios.h",
+    "asm/termbits.h",
     "linux/memfd.h",
     "linux/netlink.h",
     "linux/net_tstamp.h",

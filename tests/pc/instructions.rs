@@ -261,7 +261,7 @@ fn what_nobody_can_carry_out_is_named() {
     // finds no memory either.
     long_mode!(adds_where_nothing_is:
         "mov rax, cr4",
-        "or eax, 0x200", // OSFXSR: SSE is on
+        "or eax, 0x200", // OSFXSR, without which SSE is undefined
         "mov cr4, rax",
         "mov eax, 0xd0000000",
         "paddq xmm1, [rax]",

@@ -32,8 +32,8 @@ const VCPU_REQUESTS: &[&str] = &[
 ];
 
 /// Requests of the main thread that are none of KVM's: the addresses of a tap device, which the plugin may ask for, what the
-/// listener of the plugin's filter has heard, and the mode of the terminal, which is put back at the
-/// end and looked at by the C library then.
+/// listener of the plugin's filter has heard, and the terminal's mode, which a plugin that was killed leaves to be put back
+/// (`tcsetattr(3)`).
 const OTHER_REQUESTS: [u64; 7] = [
     libc::SIOCGIFADDR,
     libc::SIOCGIFNETMASK,
