@@ -82,6 +82,10 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     if let Some(screen) = screen {
         let _ = screen.join();
     }
+    if raw.is_some() && end == End::Left {
+        // The guest's cursor may be anywhere in a line.
+        let _ = io::stdout().write_all(b"\r\n").and_then(|()| io::stdout().flush());
+    }
     drop(raw);
     if options.report {
         let table = report::table(&machine.bus.counts(), started.elapsed().as_secs_f64());
