@@ -1,5 +1,7 @@
 //! The VMM's own filters: each of its threads has them, unless they are switched off.
 
+use std::path::Path;
+
 use crate::around::start;
 use crate::common::machine::{begin, connect};
 use crate::common::suite::{Case, Tested, case};
@@ -23,18 +25,25 @@ fn waits_without_filters() -> Tested {
     waits_beside_a_guest()
 }
 
-/// Name, `Seccomp` and `Seccomp_filters` of each thread.
+/// Name, `Seccomp` and `Seccomp_filters` of the thread whose folder of /proc this is.
+fn thread(folder: &Path) -> (String, String, String) {
+    let status = std::fs::read_to_string(folder.join("status")).expect("the status of a thread");
+    let value = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the key");
+        line.trim().to_owned()
+    };
+    (value("Name:"), value("Seccomp:"), value("Seccomp_filters:"))
+}
+
+/// The same of the calling thread. Others of this process run other tests, and come and go.
+fn this_thread() -> (String, String, String) {
+    thread(Path::new("/proc/thread-self"))
+}
+
+/// The same of each thread of a process.
 fn threads(pid: i32) -> Vec<(String, String, String)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
-    let of = |folder: std::path::PathBuf| {
-        let status = std::fs::read_to_string(folder.join("status")).expect("the status of a thread");
-        let value = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the key");
-            line.trim().to_owned()
-        };
-        (value("Name:"), value("Seccomp:"), value("Seccomp_filters:"))
-    };
-    let mut threads: Vec<_> = tasks.map(|task| of(task.expect("an entry").path())).collect();
+    let mut threads: Vec<_> = tasks.map(|task| thread(&task.expect("an entry").path())).collect();
     // A worker of KVM's is a task of the process, too, and runs no code of it.
     threads.retain(|(name, ..)| !name.starts_with("kvm-"));
     threads.sort();
@@ -54,7 +63,7 @@ fn seen(case: &Case, options: &[&str]) -> Vec<(String, String, String)> {
 
 fn every_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
     // 2 is SECCOMP_MODE_FILTER. This test may itself run under filters.
-    let before: u32 = threads(std::process::id() as i32)[0].2.parse()?;
+    let before: u32 = this_thread().2.parse()?;
     let filtered = |name: &str, own: u32| (name.to_owned(), "2".to_owned(), (before + own).to_string());
     // The thread of a vCPU begins with the main thread's.
     assert_eq!(seen(case, &[]), [filtered("outboard", 1), filtered("vcpu0", 2)]);
@@ -62,7 +71,7 @@ fn every_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
 }
 
 fn no_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
-    let before = threads(std::process::id() as i32)[0].clone();
+    let before = this_thread();
     for (_, mode, filters) in seen(case, &["--no-vmm-seccomp"]) {
         assert_eq!((mode, filters), (before.1.clone(), before.2.clone()));
     }
