@@ -3,30 +3,32 @@
 //! Rooms, from the outside in. A room uses those below it only.
 //!
 //! - `run`: the plugin's whole life; `serve`: the vCPUs' threads.
+//! - [`Linked`]: the machine without a process of its own.
 //! - `machine`: which device is where, and what connects them.
 //! - `console`: the user's terminal, or pipes in its place.
 //! - `load`: guests from files, decided as a list of what goes where in memory and how the first vCPU begins.
 //! - `emulate`: completes instructions that KVM's emulator refuses.
-//! - `acpi`: the tables that tell the guest of the devices.
+//! - `acpi`, `smbios`: the tables that tell the guest of the devices and what they are called.
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
 //! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
 //! - `files`: what the machine is made of, opened.
-//! - `host`: what the machine asks of whoever runs the VM.
+//! - [`host`]: what the machine asks of whoever runs the VM.
 //! - [`options`]: the command line.
 
 mod acpi;
 mod bus;
 mod console;
-mod cpu;
+pub mod cpu;
 mod device;
 pub mod emulate;
 mod ending;
-mod error;
+pub mod error;
 mod files;
 mod firmware;
-mod host;
+pub mod host;
 mod kernel;
+mod linked;
 pub mod load;
 mod machine;
 mod memory;
@@ -34,11 +36,13 @@ pub mod options;
 mod report;
 mod run;
 mod serve;
+mod smbios;
 
 use std::ffi::OsString;
 
 use clap::Parser;
 
+pub use linked::Linked;
 pub use options::Options;
 pub use run::main;
 

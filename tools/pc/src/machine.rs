@@ -18,6 +18,7 @@ use crate::device::fw_cfg::{self, FwCfg, key};
 use crate::device::keyboard::Keyboard;
 use crate::device::pci::Pci;
 use crate::device::pm::{self, PowerManagement};
+use crate::device::post::PostCode;
 use crate::device::reset::SystemControl;
 use crate::device::speaker::Speaker;
 use crate::device::uart::Uart;
@@ -36,6 +37,7 @@ use crate::kernel;
 use crate::load::Start;
 use crate::memory::Memory;
 use crate::options::{Keys, Options};
+use crate::smbios::Smbios;
 
 /// Registers of the first virtio device; the others follow at the same distance.
 const VIRTIO: u64 = 0xfeb0_0000;
@@ -122,6 +124,8 @@ impl Machine {
         add_keyboard(&mut bus, &keyboard);
         let speaker: Shared = Arc::new(Mutex::new(Bytewise(Speaker::new(host.timer()?, monotonic))));
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);
+        let post: Shared = Arc::new(Mutex::new(Bytewise(PostCode::default())));
+        bus.add("POST code", Space::Port, 0x80..0x81, PostedWrites, &post);
         let control: Shared = Arc::new(Mutex::new(Bytewise(SystemControl::new(ending.clone()))));
         bus.add("port 92", Space::Port, 0x92..0x93, Synchronous, &control);
         let channels: Shared = Arc::new(Mutex::new(Bytewise(EmptyChannel)));
@@ -268,7 +272,8 @@ fn fw_cfg(memory: &Memory, cpus: u32, options: &Options, tables: &acpi::Tables) 
     if !options.vga {
         device.add_file("etc/sercon-port", 0x3f8u16.to_le_bytes().to_vec());
     }
-    for (name, bytes) in tables.files() {
+    let names = Smbios::new(memory.low() + memory.high(), cpus);
+    for (name, bytes) in tables.files().into_iter().chain(names.files()) {
         device.add_file(name, bytes);
     }
     device

@@ -18,7 +18,7 @@ use crate::kernel;
 use crate::machine::Machine;
 use crate::memory::DISPLAY;
 use crate::options::{DebugConsole, Keys, Options};
-use crate::{report, serve};
+use crate::{cpu, report, serve};
 
 /// Text of the display begins here, within its memory.
 const TEXT: u64 = DISPLAY.start + 0x1_8000;
@@ -56,7 +56,9 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     let cpus = vm.vcpu_count();
     let machine = Machine::new(&mut vm, options, &mut files, cpus, &output, debug(options, &output), &ending)?;
     vm.set_unclaimed(0xff)?;
-    let begin = serve::begin(vm.supported_cpuid()?, cpus, machine.start.map(kernel::begin));
+    // Where KVM cannot tell its frequency, guests measure the TSC.
+    let about = cpu::About { supported: vm.supported_cpuid()?, cpus, tsc_khz: vm.guest_tsc_khz().unwrap_or(0) };
+    let begin = serve::begin(about, machine.start.map(kernel::begin));
     serve::ask_for_refused_instructions(&mut vm)?;
     let machine = Arc::new(machine);
     let vcpus = (0..cpus).map(|id| vm.vcpu(id)).collect::<Result<Vec<_>, _>>()?;
@@ -79,6 +81,10 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     output.flush();
     if let Some(screen) = screen {
         let _ = screen.join();
+    }
+    if raw.is_some() && end == End::Left {
+        // The guest's cursor may be anywhere in a line.
+        let _ = io::stdout().write_all(b"\r\n").and_then(|()| io::stdout().flush());
     }
     drop(raw);
     if options.report {

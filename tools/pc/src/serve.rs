@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::thread;
 
-use outboard_plugin::kvm_bindings::kvm_cpuid_entry2;
 use outboard_plugin::{Connection, Error, Event, Exit, Exits, Registers, Vcpu};
 
 use crate::cpu;
@@ -18,9 +17,9 @@ const EXIT_ON_EMULATION_FAILURE: u32 = 204;
 pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
 
 /// The registers of processor `id`: its identification, and for the first one what `start` says.
-pub fn begin(supported: Vec<kvm_cpuid_entry2>, cpus: u32, start: Option<Begin>) -> Begin {
+pub fn begin(about: cpu::About, start: Option<Begin>) -> Begin {
     Arc::new(move |registers| {
-        registers.set_cpuid(&cpu::cpuid(&supported, registers.id(), cpus))?;
+        registers.set_cpuid(&cpu::cpuid(&about, registers.id()))?;
         match &start {
             Some(start) if registers.id() == 0 => start(registers),
             _ => Ok(()), // in reset: the first one at the end of the firmware, the others until they are called

@@ -8,6 +8,7 @@ pub mod fw_cfg;
 pub mod keyboard;
 pub mod pci;
 pub mod pm;
+pub mod post;
 pub mod reset;
 pub mod speaker;
 pub mod uart;

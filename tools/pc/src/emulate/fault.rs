@@ -79,7 +79,9 @@ impl fmt::Display for Why {
             Why::Unknown => f.write_str("it is not among those that are carried out here"),
             Why::Form(form) => write!(f, "it is not carried out {form}"),
             Why::NoMemory(address) => write!(f, "there is no memory at its physical address {address:#x}"),
-            Why::Nested(Exception { vector, .. }) => write!(f, "exception {vector} arose while it was delivered"),
+            Why::Nested(Exception { vector, .. }) => {
+                write!(f, "exception {vector} arose on the way to the handler of another exception or interrupt")
+            }
             Why::NoCode => f.write_str("there is no memory to fetch it from"),
             Why::State(error) => f.write_str(error),
         }
