@@ -12,20 +12,27 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::floor;
 use crate::jail::plan::{Plan, PlanError, Request};
 use crate::jail::vmm::{User, VmmCage};
 use crate::jail::{choice, environment};
+use crate::kvm::System;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
-use crate::plugin::{self, Affinity, Report, Settings, StartError};
+use crate::plugin::{self, Affinity, Report, Settings, SocketError, StartError};
 use crate::report::{self, Floors};
+use outboard_reach::{ManageArgs, Order};
+use outboard_replay::Embedded;
 use outboard_wire::limits::MAX_VCPUS;
 use outboard_wire::spin::SpinMode;
 
 /// The hidden command with which the executable starts itself as the plugin of the embedded machine.
 const EMBEDDED: &str = "embedded-machine";
+
+/// The hidden command with which the executable starts itself as the plugin of a row of the bench.
+const BENCH_PLUGIN: &str = "bench-plugin";
 
 /// Runs a KVM virtual machine whose hardware is another process, the plugin.
 #[derive(Parser)]
@@ -39,6 +46,24 @@ struct Cli {
 enum Command {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(Box<RunArgs>),
+    Stat(outboard_stat::StatArgs),
+    Bench(outboard_bench::BenchArgs),
+    /// Be the plugin of a row of the bench.
+    #[command(name = BENCH_PLUGIN, hide = true)]
+    BenchPlugin {
+        /// The row, a number and a CPU.
+        words: Vec<String>,
+    },
+    Replay(outboard_replay::ReplayArgs),
+    Trace(outboard_trace::TraceArgs),
+    /// End a running VM as SIGTERM does, and wait until it has ended.
+    Stop(ManageArgs),
+    /// Let a guest stand still; its plugin is not told.
+    Pause(ManageArgs),
+    /// Let it go on.
+    Resume(ManageArgs),
+    /// Say how a running VM is.
+    Status(ManageArgs),
     /// Run a PC from firmware or a kernel, with its devices in another process.
     Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
@@ -64,6 +89,22 @@ const EXIT_STATUS: &str = "Exit status of run:
   129, 130, 143
        ended by SIGHUP, SIGINT or SIGTERM, and the plugin did not end with status 0 within its second";
 
+/// How tools reach the VM.
+#[derive(Args, Default)]
+struct WatchArgs {
+    /// A name by which tools find the VM; up to 64 bytes.
+    #[arg(long, value_name = "NAME", value_parser = config::name)]
+    name: Option<String>,
+
+    /// Make a management socket at this path, for outboard stop, pause, resume, status and trace.
+    #[arg(short, long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Record everything between guest and plugin in this file, for outboard trace and replay.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
 #[derive(Args)]
 struct RunArgs {
     /// The plugin's executable, an absolute path.
@@ -73,6 +114,9 @@ struct RunArgs {
     /// An argument for the plugin; repeatable.
     #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
     params: Vec<OsString>,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 
     /// Number of vCPUs.
     #[arg(short = 'c', long, value_name = "N", default_value_t = 1)]
@@ -180,6 +224,18 @@ struct JailArgs {
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Run(args) }) => run(&args),
+        Ok(Cli { command: Command::Stat(args) }) => outboard_stat::main(&args),
+        Ok(Cli { command: Command::Stop(args) }) => outboard_reach::main(Order::Stop, &args),
+        Ok(Cli { command: Command::Pause(args) }) => outboard_reach::main(Order::Pause, &args),
+        Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
+        Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
+        Ok(Cli { command: Command::Trace(args) }) => outboard_trace::main(&args),
+        Ok(Cli { command: Command::Replay(args) }) => {
+            let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
+            outboard_replay::main(&args, &embedded)
+        }
+        Ok(Cli { command: Command::Bench(args) }) => bench(&args),
+        Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
         Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
         Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
         Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
@@ -190,6 +246,15 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
             if error.use_stderr() { status::USAGE } else { 0 }
         }
     }
+}
+
+fn bench(args: &outboard_bench::BenchArgs) -> u8 {
+    let floor = |kind, rounds| {
+        let system = System::open(Path::new("/dev/kvm")).map_err(|error| error.to_string())?;
+        let ticks = floor::periods(&system, kind, rounds).map_err(|error| error.to_string())?;
+        ticks.ok_or_else(|| "KVM handed out something else".to_owned())
+    };
+    outboard_bench::main(args, &outboard_bench::Around { plugin_command: BENCH_PLUGIN.into(), floor: &floor })
 }
 
 fn run(args: &RunArgs) -> u8 {
@@ -298,10 +363,13 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         kvm: Path::new("/dev/kvm").to_owned(),
         program,
         argv,
+        name: args.watch.name.clone(),
         vcpus: args.cpus,
         affinity: args.cpu_affinity.clone().unwrap_or_default(),
         spin: args.spin,
         irqchip: args.irqchip,
+        trace: args.watch.trace.clone(),
+        socket: args.watch.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
         files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),
@@ -337,6 +405,8 @@ fn exit_status(error: &StartError) -> u8 {
         StartError::Tap(_) => status::HOST,
         StartError::Spawn(error) if error.is_host_lack() => status::HOST,
         StartError::Spawn(_) => status::PLUGIN_FAILED,
+        StartError::Trace(_) | StartError::Socket(SocketError::Make(..)) => status::HOST,
+        StartError::Socket(_) => status::USAGE,
         StartError::Events(_) | StartError::Cage(_) | StartError::Call { .. } => status::INTERNAL,
     }
 }

@@ -9,6 +9,7 @@ use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
 use crate::plugin::Affinity;
 use outboard_wire::spin::SpinMode;
+use outboard_wire::stats::MAX_NAME;
 
 /// Largest CPU number that a set may name; keeps a typing error from asking for a set of billions.
 const MAX_CPU: usize = 8191;
@@ -69,6 +70,20 @@ fn cpu_set(word: &str) -> Result<Vec<usize>, String> {
     cpus.sort_unstable();
     cpus.dedup();
     Ok(cpus)
+}
+
+/// Reads `--name`: what `outboard stat` shows and finds a VM by.
+///
+/// # Errors
+/// A sentence that says what is accepted.
+pub fn name(word: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.+@".contains(c);
+    if word.is_empty() || word.len() > MAX_NAME || !word.chars().all(good) || word.chars().all(|c| c.is_ascii_digit()) {
+        return Err(format!(
+            "give up to {MAX_NAME} letters, digits and -_.+@, and not digits alone, which would be a process id"
+        ));
+    }
+    Ok(word.to_owned())
 }
 
 /// Reads `--irqchip`.
@@ -139,6 +154,14 @@ mod tests {
         assert_eq!(irqchip("kernel"), Ok(IrqChip::default()));
         assert_eq!((irqchip("split"), irqchip("none")), (Ok(IrqChip::Split), Ok(IrqChip::None)));
         assert!(irqchip("Kernel").is_err());
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(name("web-1"), Ok("web-1".to_owned()));
+        for wrong in ["", "12", "a b", "a/b", &"x".repeat(65)] {
+            assert!(name(wrong).unwrap_err().contains("64"), "{wrong:?}");
+        }
     }
 
     #[test]

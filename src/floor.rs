@@ -9,10 +9,10 @@ use kvm_bindings::{kvm_regs, kvm_segment};
 use memmap2::{MmapMut, MmapRaw};
 
 use crate::kvm::{Exit, KvmError, Object, System, Vcpu};
-use crate::observe::histogram::Histogram;
 use crate::sys::Errno;
-use crate::vcpu::stats::Kind;
 use outboard_wire::clock;
+use outboard_wire::stats::buckets::Histogram;
+use outboard_wire::stats::cell::Kind;
 
 /// Guest memory: one 64 KiB real-mode segment.
 const MEMORY: usize = 0x1_0000;
@@ -46,26 +46,42 @@ fn guest(kind: Kind) -> Option<&'static [u8]> {
 /// # Errors
 /// The KVM call that failed.
 pub fn measure(system: &System, kind: Kind, rounds: u32) -> Result<Option<Histogram>, KvmError> {
-    let Some(code) = guest(kind) else { return Ok(None) };
+    let mut ticks = Histogram::default();
+    let done = run(system, kind, rounds, |start, end| ticks.record(end - start))?;
+    Ok(done.then_some(ticks))
+}
+
+/// TSC ticks from one such exit to the next, `rounds` of them.
+///
+/// # Errors
+/// The KVM call that failed.
+pub fn periods(system: &System, kind: Kind, rounds: u32) -> Result<Option<Vec<u64>>, KvmError> {
+    let mut exits = Vec::with_capacity(rounds as usize + 1);
+    let done = run(system, kind, rounds + 1, |_, end| exits.push(end))?;
+    Ok(done.then(|| exits.windows(2).map(|pair| pair[1] - pair[0]).collect()))
+}
+
+/// Runs the guest; `note` hears of each `KVM_RUN` when it began and ended. Returns false for kinds that are no single access.
+fn run(system: &System, kind: Kind, rounds: u32, mut note: impl FnMut(u64, u64)) -> Result<bool, KvmError> {
+    let Some(code) = guest(kind) else { return Ok(false) };
     let vm = system.create_vm()?;
     vm.set_tss_addr(0xfffb_d000)?;
     vm.create_irqchip()?;
     vm.set_memory_slot(0, 0, 0, memory(code)?, 0, MEMORY as u64)?;
     let mut vcpu = vm.create_vcpu(0)?;
     prepare(&vcpu)?;
-    let mut ticks = Histogram::default();
     for round in 0..rounds + rounds / 10 {
         let start = clock::now();
         let result = vcpu.run();
         let end = clock::now();
         match result.map(|()| vcpu.page().exit()) {
-            Ok(Exit::Io(_) | Exit::Mmio(_)) if round >= rounds / 10 => ticks.record(end - start),
+            Ok(Exit::Io(_) | Exit::Mmio(_)) if round >= rounds / 10 => note(start, end),
             Ok(Exit::Io(_) | Exit::Mmio(_)) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(None),
+            Ok(_) => return Ok(false),
             Err(errno) => return Err(KvmError { call: "KVM_RUN", object: Object::Vcpu(0), errno }),
         }
     }
-    Ok(Some(ticks))
+    Ok(true)
 }
 
 fn memory(code: &[u8]) -> Result<Arc<MmapRaw>, KvmError> {

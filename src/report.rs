@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::floor;
-use crate::observe::histogram::Histogram;
 use crate::plugin::Report;
-use crate::vcpu::stats::Kind;
 use outboard_wire::clock;
+use outboard_wire::stats::buckets::{Histogram, Part};
+use outboard_wire::stats::cell::Kind;
+use outboard_wire::stats::read::Counts;
 
 /// Calls of `KVM_RUN` that a floor is measured with.
 const FLOOR_ROUNDS: u32 = 2000;
@@ -22,7 +23,7 @@ impl Floors {
     /// measured is left out.
     pub fn measure(report: &Report) -> Floors {
         let system = &report.kvm;
-        let had = Kind::ALL.into_iter().filter(|kind| report.stats.of(*kind).count() > 0);
+        let had = report.stats.kinds().into_keys();
         Floors(had.filter_map(|kind| Some((kind, floor::measure(system, kind, FLOOR_ROUNDS).ok()??))).collect())
     }
 
@@ -38,12 +39,9 @@ pub fn table(report: &Report, floors: &Floors) -> String {
     let _ = writeln!(text, "{:>44}   {:>18}", "outside of KVM_RUN (us)", "bare KVM_RUN (us)");
     let _ =
         writeln!(text, "{:<20}{:>8}{:>9}{:>9}{:>9}{:>10}{:>9}", "exit", "count", "p50", "p99", "p99.9", "p50", "p99");
-    for kind in Kind::ALL {
-        let ticks = report.stats.of(kind);
-        if ticks.count() == 0 {
-            continue;
-        }
-        let _ = write!(text, "{:<20}{:>8}", kind.name(), ticks.count());
+    for (kind, counts) in report.stats.kinds() {
+        let ticks = counts.part(Part::Whole);
+        let _ = write!(text, "{:<20}{:>8}", kind.name(), counts.count);
         for quantile in [0.5, 0.99, 0.999] {
             let _ = write!(text, "{:>9.2}", us(ticks.quantile(quantile)));
         }
@@ -54,7 +52,7 @@ pub fn table(report: &Report, floors: &Floors) -> String {
             None => text.push_str("         -        -\n"),
         }
     }
-    let waits = report.stats.waits;
+    let waits = report.stats.waits();
     let _ = writeln!(
         text,
         "waits for the plugin: {} spun, {} slept; the plugin was woken {} times",
@@ -74,28 +72,33 @@ pub fn json(report: &Report, floors: &Floors) -> Value {
             "max": ns(ticks.max()),
         })
     };
-    let exits: Vec<Value> = Kind::ALL
-        .into_iter()
-        .filter(|kind| report.stats.of(*kind).count() > 0)
-        .map(|kind| {
-            let ticks = report.stats.of(kind);
+    let part = |counts: &Counts, part| Some(counts.part(part)).filter(|ticks| ticks.count() > 0).map(times);
+    let exits: Vec<Value> = report
+        .stats
+        .kinds()
+        .iter()
+        .map(|(kind, counts)| {
+            let kind = *kind;
             json!({
                 "exit": kind.name(),
-                "count": ticks.count(),
-                "outside_ns": times(ticks),
+                "count": counts.count,
+                "outside_ns": times(counts.part(Part::Whole)),
+                "publish_ns": part(counts, Part::Publish),
+                "plugin_ns": part(counts, Part::Plugin),
+                "enter_ns": part(counts, Part::Enter),
                 "bare_kvm_run_ns": floors.of(kind).map(times),
             })
         })
         .collect();
-    let waits = report.stats.waits;
+    let waits = report.stats.waits();
     json!({
         "status": report.outcome.exit_status(),
         "outcome": report.outcome.to_string(),
         "elapsed_ns": report.elapsed.as_nanos() as u64,
         "tsc_khz": report.tsc_khz,
         "exits": exits,
-        "inside_kvm_run_ns": times(&report.stats.inside),
-        "interrupted": report.stats.interrupted,
+        "inside_kvm_run_ns": times(report.stats.inside().part(Part::Whole)),
+        "interrupted": report.stats.vcpus.iter().map(|vcpu| vcpu.interrupted).sum::<u64>(),
         "waits": {
             "spun": waits.spun,
             "slept": waits.slept,

@@ -26,7 +26,18 @@ const NARROW: &[(&str, &str, &[&str])] = &[("vcpu", "machine", &["ranges", "rule
 
 /// The crates of this workspace that the files below a folder may name. Longer folders come first.
 const CRATES: &[(&str, &[&str])] = &[
-    ("src/cli.rs", &["outboard_wire", "outboard_demo"]),
+    (
+        "src/cli.rs",
+        &[
+            "outboard_wire",
+            "outboard_demo",
+            "outboard_bench",
+            "outboard_reach",
+            "outboard_replay",
+            "outboard_stat",
+            "outboard_trace",
+        ],
+    ),
     ("src/cli/pc.rs", &["outboard_pc", "outboard_wire"]),
     ("src/main.rs", &["outboard"]),
     ("src/sys/", &[]),
@@ -36,6 +47,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wire/tests/", &["outboard_wire"]),
     ("wire/src/", &[]),
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
+    ("tools/bench/", &["outboard_wire", "outboard_plugin", "outboard_bench"]),
+    ("tools/replay/", &["outboard_wire", "outboard_reach", "outboard_trace", "outboard_replay"]),
+    ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
+    ("tools/reach/", &["outboard_wire", "outboard_reach"]),
+    ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
     ("tools/pc/", &["outboard_plugin", "outboard_pc"]),
 ];
 
@@ -285,16 +301,16 @@ fn every_module_has_its_layer_and_its_place_in_the_library() {
 
 #[test]
 fn crates_meet_only_where_they_may() {
-    let all = ["outboard", "outboard_wire", "outboard_plugin", "outboard_demo", "outboard_pc"];
+    let all: BTreeSet<&str> = CRATES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for source in &sources() {
         let Some((_, allowed)) = CRATES.iter().find(|(folder, _)| source.path.starts_with(folder)) else { continue };
-        for name in all {
+        for name in &all {
             for at in words_at(&source.code, name) {
                 // `outboard` alone is also a word; only as the root of a path it is the crate.
                 let is_path = source.code[at + name.len()..].starts_with("::");
                 seen += usize::from(is_path);
-                if is_path && !allowed.contains(&name) {
+                if is_path && !allowed.contains(name) {
                     wrong.push(format!("{}:{}: {name}", source.path, line_of(&source.code, at)));
                 }
             }
@@ -307,11 +323,28 @@ fn crates_meet_only_where_they_may() {
 #[test]
 fn manifests_depend_only_downwards() {
     for (manifest, allowed) in [
-        ("Cargo.toml", &["outboard-wire", "outboard-demo", "outboard-pc"][..]),
+        (
+            "Cargo.toml",
+            &[
+                "outboard-wire",
+                "outboard-demo",
+                "outboard-pc",
+                "outboard-bench",
+                "outboard-reach",
+                "outboard-replay",
+                "outboard-stat",
+                "outboard-trace",
+            ][..],
+        ),
         ("wire/Cargo.toml", &[]),
         ("wire/plugin/Cargo.toml", &["outboard-wire"]),
         ("wire/capi/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
+        ("tools/bench/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
+        ("tools/reach/Cargo.toml", &["outboard-wire"]),
+        ("tools/replay/Cargo.toml", &["outboard-reach", "outboard-trace", "outboard-wire"]),
+        ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
+        ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/pc/Cargo.toml", &["outboard-plugin"]),
     ] {
         let text = std::fs::read_to_string(root().join(manifest)).expect("a manifest");

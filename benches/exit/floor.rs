@@ -12,8 +12,8 @@ use outboard_wire::clock;
 
 use crate::common::echo::Echo;
 use crate::common::pin;
-use crate::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 use crate::subject::Subject;
+use outboard_bench::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 
 /// A vCPU at the first access of a chunk.
 pub struct Bare {

@@ -11,7 +11,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod floor;
-mod guest;
 mod plugin;
 mod row;
 mod subject;
@@ -26,7 +25,7 @@ use common::place::Place;
 use common::report::Report;
 use common::vmm::PLUGIN;
 use floor::Bare;
-use guest::Access;
+use outboard_bench::guest::Access;
 use outboard_wire::clock;
 use plugin::Served;
 use row::{Bound, ROWS, Row};

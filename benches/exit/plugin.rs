@@ -7,9 +7,9 @@ use outboard_plugin::{Connection, Error, Event, Files, Space, Stopped, Vcpu, Wri
 
 use crate::common::vmm::{JSON, Vmm, send, wait_go};
 use crate::common::{pin, place};
-use crate::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 use crate::row::{ROWS, Registers, Row};
 use crate::subject::Subject;
+use outboard_bench::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 
 /// The VMM and the plugin as the bench sees them.
 pub struct Served {

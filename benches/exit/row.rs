@@ -1,6 +1,6 @@
 //! The rows, and what each must not exceed.
 
-use crate::guest::Access;
+use outboard_bench::guest::Access;
 
 /// What the plugin does with registers at each exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{JailArgs, RunArgs};
+use super::{JailArgs, RunArgs, WatchArgs};
 use crate::config;
 use crate::machine::IrqChip;
 use crate::plugin::Affinity;
@@ -41,6 +41,9 @@ pub struct PcArgs {
     /// How VMM and plugin wait for each other: auto, off, always, or the longest spin in nanoseconds.
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = config::spin)]
     spin: SpinMode,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 
     #[command(flatten)]
     jail: JailArgs,
@@ -124,6 +127,7 @@ pub fn main(mut args: PcArgs) -> u8 {
         netmask: None,
         mac: None,
         tap_fd: Vec::new(),
+        watch: args.watch,
         jail: args.jail,
         json: args.json,
         verbose: args.verbose,

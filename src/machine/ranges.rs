@@ -3,6 +3,7 @@
 pub use crate::kvm::Space;
 use crate::sys::errno::Errno;
 use outboard_wire::limits::MAX_RANGES;
+use outboard_wire::stats::cell::FURTHER;
 
 /// How an access in a range reaches the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ struct Range {
     /// Address behind the last; never overflows, see [`Ranges::reserve`].
     end: u64,
     kind: RangeKind,
+    /// Place in the table of counters.
+    place: u16,
 }
 
 /// The reserved ranges of both spaces, each sorted by address and without overlap.
@@ -28,16 +31,18 @@ struct Range {
 pub struct Ranges {
     port: Vec<Range>,
     mmio: Vec<Range>,
+    /// Every range that ever had a place of its own in the counters, by place.
+    places: Vec<(Space, u64, u64, RangeKind)>,
 }
 
 impl Ranges {
-    /// The kind of the range that holds `address`.
+    /// The kind of the range that holds `address`, and its place in the counters.
     #[inline]
-    pub fn find(&self, space: Space, address: u64) -> Option<RangeKind> {
+    pub fn find(&self, space: Space, address: u64) -> Option<(RangeKind, u16)> {
         let ranges = self.space(space);
         let behind = ranges.partition_point(|range| range.start <= address);
         let range = ranges[..behind].last()?;
-        (address < range.end).then_some(range.kind)
+        (address < range.end).then_some((range.kind, range.place))
     }
 
     /// Reserves `length` addresses from `start`.
@@ -50,13 +55,27 @@ impl Ranges {
         if self.port.len() + self.mmio.len() >= MAX_RANGES {
             return Err(Errno(libc::ENOSPC));
         }
-        let ranges = self.space_mut(space);
+        let ranges = self.space(space);
         let at = ranges.partition_point(|range| range.end <= start);
         if ranges.get(at).is_some_and(|next| next.start < end) {
             return Err(Errno(libc::EPERM));
         }
-        ranges.insert(at, Range { start, end, kind });
+        let place = self.place(space, start, end, kind);
+        self.space_mut(space).insert(at, Range { start, end, kind, place });
         Ok(())
+    }
+
+    /// The place in the counters of a range: the one it had before, a new one, or that of all further ranges.
+    fn place(&mut self, space: Space, start: u64, end: u64, kind: RangeKind) -> u16 {
+        let range = (space, start, end, kind);
+        if let Some(place) = self.places.iter().position(|known| *known == range) {
+            return place as u16;
+        }
+        if self.places.len() >= usize::from(FURTHER) {
+            return FURTHER;
+        }
+        self.places.push(range);
+        self.places.len() as u16 - 1
     }
 
     /// Releases the range of this kind that starts at `start`.
@@ -103,9 +122,9 @@ mod tests {
         ranges.reserve(Space::Port, 0x3f8, 8, Synchronous).unwrap();
         ranges.reserve(Space::Port, 0x400, 1, Posted).unwrap();
         assert_eq!(ranges.find(Space::Port, 0x3f7), None);
-        assert_eq!(ranges.find(Space::Port, 0x3f8), Some(Synchronous));
-        assert_eq!(ranges.find(Space::Port, 0x3ff), Some(Synchronous));
-        assert_eq!(ranges.find(Space::Port, 0x400), Some(Posted));
+        assert_eq!(ranges.find(Space::Port, 0x3f8), Some((Synchronous, 0)));
+        assert_eq!(ranges.find(Space::Port, 0x3ff), Some((Synchronous, 0)));
+        assert_eq!(ranges.find(Space::Port, 0x400), Some((Posted, 1)));
         assert_eq!(ranges.find(Space::Port, 0x401), None);
         assert_eq!(ranges.find(Space::Mmio, 0x3f8), None);
     }
@@ -141,6 +160,22 @@ mod tests {
         assert_eq!(ranges.release(Space::Port, 8, Posted), Ok(()));
         assert_eq!(ranges.release(Space::Port, 8, Posted), ENOENT);
         assert_eq!(ranges.find(Space::Port, 8), None);
+    }
+
+    #[test]
+    fn a_range_that_comes_back_counts_in_its_old_place() {
+        let mut ranges = Ranges::default();
+        ranges.reserve(Space::Port, 8, 8, Posted).unwrap();
+        ranges.release(Space::Port, 8, Posted).unwrap();
+        ranges.reserve(Space::Port, 8, 8, Synchronous).unwrap();
+        assert_eq!(ranges.find(Space::Port, 8), Some((Synchronous, 1)), "another kind is another range");
+        ranges.release(Space::Port, 8, Synchronous).unwrap();
+        ranges.reserve(Space::Port, 8, 8, Posted).unwrap();
+        assert_eq!(ranges.find(Space::Port, 8), Some((Posted, 0)));
+        for at in 0..200 {
+            ranges.reserve(Space::Mmio, at, 1, Posted).unwrap();
+        }
+        assert_eq!(ranges.find(Space::Mmio, 199), Some((Posted, FURTHER)));
     }
 
     #[test]

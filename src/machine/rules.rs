@@ -127,7 +127,7 @@ mod tests {
         let mut rules = Rules::default();
         rules.ranges.reserve(Space::Port, 1, 1, RangeKind::Posted).unwrap();
         cell.publish(rules);
-        assert_eq!(view.current().ranges.find(Space::Port, 1), Some(RangeKind::Posted));
+        assert_eq!(view.current().ranges.find(Space::Port, 1), Some((RangeKind::Posted, 0)));
     }
 
     #[test]

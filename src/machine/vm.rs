@@ -16,6 +16,7 @@ use outboard_wire::control::{
 };
 use outboard_wire::limits::MAX_HINT_DETAILS;
 use outboard_wire::line::{FILE_DEBUGREGS, FILE_SREGS};
+use outboard_wire::stats::cell::FURTHER;
 
 /// Three pages that KVM needs for real mode on Intel hosts without unrestricted guest (api.rst, `KVM_SET_TSS_ADDR`): just
 /// below the last 256 KiB of the first 4 GiB, where firmware images end and nothing else lies.
@@ -101,11 +102,11 @@ impl Machine {
         self.memory.dirty_log(&self.vm, id)
     }
 
-    /// Reserves or releases a range; see [`ReserveRange`].
+    /// Reserves or releases a range; see [`ReserveRange`]. Returns its place in the counters.
     ///
     /// # Errors
     /// As listed there.
-    pub fn reserve_range(&mut self, request: &ReserveRange) -> Result<(), Errno> {
+    pub fn reserve_range(&mut self, request: &ReserveRange) -> Result<u16, Errno> {
         let space = space(request.space)?;
         let kind = match request.kind {
             RANGE_SYNCHRONOUS => RangeKind::Synchronous,
@@ -113,12 +114,14 @@ impl Machine {
             RANGE_POSTED_WRITES => RangeKind::PostedWrites,
             _ => return Err(Errno(libc::EINVAL)),
         };
+        let place = |rules: &Rules| rules.ranges.find(space, request.start).map_or(FURTHER, |(_, place)| place);
+        let before = place(&self.rules);
         match request.length {
             0 => self.rules.ranges.release(space, request.start, kind)?,
             length => self.rules.ranges.reserve(space, request.start, length, kind)?,
         }
         self.publish();
-        Ok(())
+        Ok(if request.length == 0 { before } else { place(&self.rules) })
     }
 
     /// Decides what reads outside of every range give; see [`SetUnclaimed`].

@@ -1,3 +1,3 @@
-//! Counters and histograms of the exit path.
+//! Counters of the exit path, for whoever looks from outside.
 
-pub mod histogram;
+pub mod shared;

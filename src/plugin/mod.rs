@@ -9,9 +9,14 @@ pub mod requests;
 mod supervisor;
 
 mod connections;
+mod manage;
+mod managed;
+mod recorder;
 mod setup;
 mod shared;
 mod start;
 
+pub use manage::SocketError;
+pub use recorder::TraceError;
 pub use setup::StartError;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
+use super::recorder::Recorder;
 use super::shared::SharedBlocks;
 use super::supervisor::Affinity;
 use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
+use crate::observe::shared::SharedStats;
 use crate::sys::eventfd::EventFd;
 use crate::sys::seccomp::Instruction;
 use crate::sys::{Errno, memfd};
 use crate::vcpu::set::VcpuSet;
 use outboard_wire::control::{self, Done, Hello, HelloReply, Kind, ObjectId, Request, body};
+use outboard_wire::stats::state;
 
 /// What requests act on.
 pub struct Host {
@@ -31,6 +34,10 @@ pub struct Host {
     /// What the plugin learns when it says hello.
     pub welcome: HelloReply,
     pub(super) blocks: SharedBlocks,
+    /// Counters that tools read.
+    pub stats: SharedStats,
+    /// Records traces.
+    pub(super) recorder: Recorder,
     /// The plugin took memory away from a guest that runs.
     pub memory_taken: bool,
     /// Tap devices, in the order of the command line.
@@ -93,7 +100,11 @@ impl Host {
                     log::warn!("the VM cannot be started: {error}");
                     error.errno
                 })?;
-                done(self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu), self.vcpu_filter.clone()))
+                self.vcpus.start(vcpus, |vcpu| self.affinity.cpus_of(vcpu), self.vcpu_filter.clone())?;
+                if self.stats.vm().state == state::STARTING {
+                    self.stats.set_state(state::RUNNING);
+                }
+                done(Ok(()))
             }),
             Kind::HostList => with(bytes, &fds, |request: control::HostList| {
                 let List { reply, bytes } = machine.list(request.list)?;
@@ -120,9 +131,15 @@ impl Host {
                 let (bitmap, pages) = machine.dirty_log(request.id)?;
                 Ok((control::DirtyLogReply { pages }, vec![file_of(c"outboard-dirty-log", bitmap.as_bytes())?]))
             }),
-            Kind::ReserveRange => {
-                with(bytes, &fds, |request: control::ReserveRange| done(machine.reserve_range(&request)))
-            }
+            Kind::ReserveRange => with(bytes, &fds, |request: control::ReserveRange| {
+                let place = machine.reserve_range(&request)?;
+                let (mmio, posted) = (request.space == control::SPACE_MMIO, request.kind != control::RANGE_SYNCHRONOUS);
+                match request.length {
+                    0 => self.stats.block(0).release_range(place),
+                    length => self.stats.block(0).set_range(place, mmio, posted, request.start, length),
+                }
+                done(Ok(()))
+            }),
             Kind::SetUnclaimed => {
                 with(bytes, &fds, |request: control::SetUnclaimed| done(machine.set_unclaimed(&request)))
             }

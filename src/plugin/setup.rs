@@ -1,9 +1,12 @@
 //! What happens before the plugin starts: the VM, its vCPUs, the shared memory.
 
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::manage::SocketError;
 use super::process::SpawnError;
+use super::recorder::{Recorder, TraceError};
 use super::requests::Host;
 use super::shared::SharedBlocks;
 use super::supervisor::Settings;
@@ -13,17 +16,21 @@ use crate::kvm::{KvmError, OpenError, System, install_kick_handler};
 use crate::machine::Machine;
 use crate::machine::rules::RulesView;
 use crate::machine::tap::{Tap, TapError};
+use crate::observe::shared::SharedStats;
 use crate::sys::eventfd::EventFd;
 use crate::sys::{Errno, affinity};
 use crate::vcpu::control::Control;
 use crate::vcpu::run::Waiting;
 use crate::vcpu::set::{Seat, VcpuSet};
+use crate::vcpu::tracer::Tracer;
 use kvm_bindings::KVM_CAP_SYNC_REGS;
 use outboard_wire::clock;
 use outboard_wire::control::{HelloReply, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF};
 use outboard_wire::limits::{VERSION_MAJOR, VERSION_MINOR};
 use outboard_wire::page::BlockRef;
 use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
+use outboard_wire::stats::Header;
+use outboard_wire::trace::ring::Ring;
 use outboard_wire::vmm_end::VmmEnd;
 use outboard_wire::{block, limits};
 
@@ -55,6 +62,12 @@ pub enum StartError {
     /// There is no tap device as it was asked for.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The management socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The trace cannot be recorded.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The VMM cannot give up its rights.
     #[error("the VMM cannot give up its rights: {} failed: {}", .0.call, .0.errno)]
     Cage(ParentFault),
@@ -94,10 +107,12 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
     install_kick_handler().map_err(StartError::call("sigaction"))?;
     let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
-    let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let tsc_khz = tsc_khz(&machine);
+    let stats = SharedStats::new(&header(settings, tsc_khz)).map_err(StartError::call("making the counters"))?;
+    let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
     let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
     let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
+    let rings: Vec<Arc<OnceLock<Ring>>> = (0..=settings.vcpus).map(|_| Arc::default()).collect();
     let seats = (0..settings.vcpus as usize).map(|index| {
         let seat = Seat { control: Arc::new(Control::default()), eventfd: Arc::new(OnceLock::new()) };
         let to_plugin = BlockRef::new(&blocks.to_plugin, index).expect("a block per vCPU");
@@ -105,15 +120,48 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps);
+        let tracer = Tracer::new(Arc::clone(&rings[index]), index as u32);
+        let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps, stats.block(index), tracer);
         // Whoever chose another policy than the automatic one does not want to be helped.
         (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
+    let recorder = Recorder::new(rings, vcpus.controls(), cpus);
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
-    Ok(Host { machine, vcpus, shutdown, welcome, blocks, memory_taken: false, taps, affinity, vcpu_filter: None })
+    Ok(Host {
+        machine,
+        vcpus,
+        shutdown,
+        welcome,
+        blocks,
+        stats,
+        recorder,
+        memory_taken: false,
+        taps,
+        affinity,
+        vcpu_filter: None,
+    })
+}
+
+fn header(settings: &Settings, tsc_khz: u64) -> Header<'_> {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let path = settings.program.as_os_str().as_bytes();
+    Header {
+        vcpus: settings.vcpus,
+        pid: std::process::id(),
+        tsc_khz,
+        start_tsc: clock::now(),
+        start_time: since_1970.as_nanos() as u64,
+        name: settings.name.as_deref().unwrap_or_default(),
+        path: match settings.argv.get(1) {
+            // This program itself: the embedded machine has no path, other plugins have their command.
+            Some(command) if path == b"/proc/self/exe" && command.as_c_str() == c"embedded-machine" => b"",
+            Some(command) if path == b"/proc/self/exe" => command.to_bytes(),
+            _ => path,
+        },
+    }
 }
 
 /// The tap device that is made comes first, then those that were handed over.

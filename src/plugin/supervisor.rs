@@ -11,7 +11,9 @@ use zerocopy::IntoBytes;
 
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
+use super::manage::Manage;
 use super::process::PluginProcess;
+use super::recorder::TraceFile;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use super::start;
@@ -26,13 +28,14 @@ use crate::sys::Errno;
 use crate::sys::process::ExitStatus;
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
-use crate::vcpu::stats::Stats;
 use outboard_wire::control::Kind;
 use outboard_wire::error::FrameError;
 use outboard_wire::frame::Header;
 use outboard_wire::limits::{MAX_CONNECTIONS, MAX_FDS, MAX_FRAME};
 use outboard_wire::socket;
 use outboard_wire::spin::SpinMode;
+use outboard_wire::stats::read::Snapshot;
+use outboard_wire::stats::state;
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// Its arguments, `argv[0]` first.
     pub argv: Vec<CString>,
+    /// What tools call the VM.
+    pub name: Option<String>,
     /// Number of vCPUs, at least 1.
     pub vcpus: u32,
     /// CPUs that vCPUs may run on; a vCPU that is not named may run on any.
@@ -51,6 +56,10 @@ pub struct Settings {
     pub spin: SpinMode,
     /// Which interrupt controllers KVM emulates.
     pub irqchip: IrqChip,
+    /// Where to put a management socket in the file system.
+    pub socket: Option<PathBuf>,
+    /// Where to record a trace of the whole run.
+    pub trace: Option<PathBuf>,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
@@ -94,7 +103,7 @@ pub struct Report {
     /// Why it ended, and how the plugin did.
     pub outcome: Outcome,
     /// Counts of all vCPUs.
-    pub stats: Stats,
+    pub stats: Snapshot,
     /// The KVM device, which the VMM may not be able to open again.
     pub kvm: Arc<System>,
     /// TSC frequency, to turn the counts' ticks into time.
@@ -112,7 +121,7 @@ const GRACE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_millis(10);
 
 /// Sources of completions that are no connections.
-mod source {
+pub(super) mod source {
     use outboard_wire::limits::MAX_CONNECTIONS;
 
     pub const SIGNALS: u32 = MAX_CONNECTIONS as u32;
@@ -122,10 +131,14 @@ mod source {
     pub const GRACE: u32 = SIGNALS + 4;
     pub const LAST_WORDS: u32 = SIGNALS + 5;
     pub const LISTENER: u32 = SIGNALS + 6;
+    /// Two listeners.
+    pub const LISTENERS: u32 = SIGNALS + 7;
+    /// Clients of the management sockets, to the end of the numbers.
+    pub const CLIENTS: u32 = SIGNALS + 9;
 }
 
-struct Supervisor {
-    events: EventLoop,
+pub(super) struct Supervisor {
+    pub(super) events: EventLoop,
     lifecycle: Lifecycle,
     process: PluginProcess,
     process_fd: Arc<OwnedFd>,
@@ -137,7 +150,10 @@ struct Supervisor {
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
     connections: Connections,
-    host: Host,
+    pub(super) manage: Manage,
+    /// The client whose trace is being recorded.
+    pub(super) trace_owner: Option<Token>,
+    pub(super) host: Host,
 }
 
 /// Runs a VM with a plugin until both have ended.
@@ -152,21 +168,28 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         SignalSet::of(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(StartError::call("sigaddset"))?;
     block(&signal_set).map_err(StartError::call("sigprocmask"))?;
     let signals = SignalFd::new(&signal_set).map_err(StartError::call("signalfd"))?;
-    let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 16 };
+    let limits = Limits { max_frame: MAX_FRAME, max_fds: MAX_FDS, in_flight: 2 * MAX_CONNECTIONS as u32 + 48 };
     let events = EventLoop::new(limits).map_err(StartError::Events)?;
     let open_files = start::raise_open_files().map_err(StartError::call("setrlimit"))?;
     let ready = setup::check(settings)?;
     let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
+    let trace = settings.trace.as_deref().map(TraceFile::create).transpose()?;
     let started = Instant::now();
     let (plan, control) = start::spawn_plan(settings, open_files)?;
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
     // has a VM costs more, and keeps the VM open.
     let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
     let mut host = setup::host(settings, ready)?;
+    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);
     host.vcpu_filter = vmm::enter(settings.cage).map_err(StartError::Cage)?;
+    // Its thread has to have the rights that are left; the plugin's first request is served after this.
+    if let Some(file) = trace {
+        let vm = host.stats.vm();
+        host.recorder.start(file, &vm, 0, true)?;
+    }
     let mut supervisor = Supervisor {
         process_fd: duplicate(process.pidfd())?,
         signals_fd: duplicate(signals.as_fd())?,
@@ -178,11 +201,15 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         listener_fd: None,
         signals,
         connections: Connections::default(),
+        manage,
+        trace_owner: None,
         host,
     };
     let tsc_khz = supervisor.host.welcome.tsc_khz;
     let outcome = supervisor.serve(control)?;
-    let stats = supervisor.host.vcpus.stats().clone();
+    supervisor.end_trace();
+    supervisor.host.stats.set_state(state::ENDED);
+    let stats = supervisor.host.stats.snapshot();
     Ok(Report { outcome, stats, kvm, tsc_khz, elapsed: started.elapsed() })
 }
 
@@ -190,7 +217,7 @@ fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError
     fd.try_clone_to_owned().map(Arc::new).map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))
 }
 
-fn token(source: u32) -> Token {
+pub(super) fn token(source: u32) -> Token {
     Token { source, generation: 0 }
 }
 
@@ -203,6 +230,7 @@ impl Supervisor {
         {
             self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
         }
+        self.listen()?;
         if let Some(listener) = self.process.listener() {
             self.listener_fd = Some(duplicate(listener.as_fd())?);
         }
@@ -249,6 +277,7 @@ impl Supervisor {
             source::GRACE => self.grace_passed(),
             source::LISTENER => self.call_refused(),
             source::LAST_WORDS => self.no_more_words(true),
+            source::LISTENERS.. => self.managed(token, event),
             _ => self.connection(token, event),
         }
     }
@@ -285,7 +314,7 @@ impl Supervisor {
         }
     }
 
-    fn step(&mut self, input: Input) -> Result<(), StartError> {
+    pub(super) fn step(&mut self, input: Input) -> Result<(), StartError> {
         log::debug!("{:?}: {input:?}", self.lifecycle.state());
         for action in self.lifecycle.step(input) {
             match action {
@@ -379,6 +408,7 @@ impl Supervisor {
             }
             (Some(kind), true) => {
                 let reply = self.host.serve(kind, body, fds);
+                self.host.recorder.request(header.kind, body, &reply);
                 self.reply(token, &header, reply)
             }
             (None, true) => self.reply(token, &header, Err(Errno::ENOTTY)),

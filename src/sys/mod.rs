@@ -17,6 +17,7 @@ pub mod landlock;
 pub mod memfd;
 pub mod message;
 pub mod mount;
+pub mod peer;
 pub mod process;
 pub mod rlimit;
 pub mod seccomp;

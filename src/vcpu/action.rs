@@ -7,10 +7,10 @@ use crate::machine::rules::Rules;
 /// What the vCPU thread does about an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Tell the plugin and wait for its answer.
-    Deliver,
-    /// Post the write and run on.
-    Post,
+    /// Tell the plugin and wait for its answer. The number is the range's place in the counters.
+    Deliver(u16),
+    /// Post the write and run on; likewise.
+    Post(u16),
     /// Nobody claims the address: a write is dropped, a read gives this byte.
     Unclaimed(u8),
 }
@@ -19,9 +19,9 @@ pub enum Action {
 #[inline]
 pub fn decide(access: &Access, rules: &Rules) -> Action {
     match rules.ranges.find(access.space, access.address) {
-        Some(RangeKind::Synchronous) => Action::Deliver,
-        Some(RangeKind::Posted | RangeKind::PostedWrites) if access.is_write => Action::Post,
-        Some(RangeKind::PostedWrites) => Action::Deliver,
+        Some((RangeKind::Synchronous, place)) => Action::Deliver(place),
+        Some((RangeKind::Posted | RangeKind::PostedWrites, place)) if access.is_write => Action::Post(place),
+        Some((RangeKind::PostedWrites, place)) => Action::Deliver(place),
         _ => Action::Unclaimed(rules.unclaimed),
     }
 }
@@ -46,26 +46,26 @@ mod tests {
 
     #[test]
     fn only_the_first_address_counts() {
-        assert_eq!(decide(&port(0x13, false), &rules()), Action::Deliver);
+        assert_eq!(decide(&port(0x13, false), &rules()), Action::Deliver(0));
         assert_eq!(decide(&port(0xf, false), &rules()), Action::Unclaimed(0xff));
     }
 
     #[test]
     fn posted_ranges_take_writes_only() {
-        assert_eq!(decide(&port(0x20, true), &rules()), Action::Post);
+        assert_eq!(decide(&port(0x20, true), &rules()), Action::Post(1));
         assert_eq!(decide(&port(0x20, false), &rules()), Action::Unclaimed(0xff));
     }
 
     #[test]
     fn writes_alone_can_be_posted() {
-        assert_eq!(decide(&port(0x30, true), &rules()), Action::Post);
-        assert_eq!(decide(&port(0x30, false), &rules()), Action::Deliver);
+        assert_eq!(decide(&port(0x30, true), &rules()), Action::Post(2));
+        assert_eq!(decide(&port(0x30, false), &rules()), Action::Deliver(2));
     }
 
     #[test]
     fn memory_accesses_go_by_their_own_space() {
         let mmio = |address| Access::new(Space::Mmio, address, false, 8, 1);
-        assert_eq!(decide(&mmio(0x1000), &rules()), Action::Deliver);
+        assert_eq!(decide(&mmio(0x1000), &rules()), Action::Deliver(3));
         assert_eq!(decide(&mmio(0x10), &rules()), Action::Unclaimed(0xff));
     }
 }

@@ -22,3 +22,4 @@ pub mod run;
 pub mod set;
 pub mod spread;
 pub mod stats;
+pub mod tracer;

@@ -10,7 +10,8 @@ use super::ended::{Ended, GuestEnd};
 use super::exits;
 use super::registers::Registers;
 use super::spread::Spread;
-use super::stats::{Kind, Stats};
+use super::stats::Stats;
+use super::tracer::Tracer;
 use crate::kvm::{Access, Exit, Space, Vcpu};
 use crate::machine::rules::{Hint, RulesView};
 use crate::sys::{Errno, affinity, signal};
@@ -18,7 +19,10 @@ use outboard_wire::clock;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
 use outboard_wire::line::{Answer, Event, FILES, FLAG_MMIO, FLAG_STRING, answer_kind, event_kind};
+use outboard_wire::page::BlockRef;
 use outboard_wire::posted::PostedWrite;
+use outboard_wire::stats::VcpuStats;
+use outboard_wire::stats::cell::{self, Cell};
 use outboard_wire::vmm_end::{self, VmmEnd};
 use outboard_wire::words;
 
@@ -28,13 +32,24 @@ pub struct Waiting {
     control: Arc<Control>,
     rules: RulesView,
     registers: Registers,
+    stats: Stats,
+    tracer: Tracer,
     roams: bool,
 }
 
 impl Waiting {
-    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`.
-    pub fn new(end: VmmEnd, control: Arc<Control>, rules: RulesView, sync_caps: i32) -> Waiting {
-        Waiting { end, control, rules, registers: Registers::new(sync_caps), roams: false }
+    /// `sync_caps` is the value of `KVM_CAP_SYNC_REGS`; `stats` is where the vCPU counts, `tracer` what
+    /// it writes traces with.
+    pub fn new(
+        end: VmmEnd,
+        control: Arc<Control>,
+        rules: RulesView,
+        sync_caps: i32,
+        stats: BlockRef<VcpuStats>,
+        tracer: Tracer,
+    ) -> Waiting {
+        let (registers, stats) = (Registers::new(sync_caps), Stats::new(stats));
+        Waiting { end, control, rules, registers, stats, tracer, roams: false }
     }
 
     /// Lets the thread move among its CPUs to get out of the plugin's way.
@@ -45,9 +60,9 @@ impl Waiting {
 
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
-        let Waiting { end, control, rules, registers, roams } = self;
-        let (stats, spread, access_open) = (Stats::default(), Spread::default(), false);
-        Runner { end, vcpu, control, rules, registers, stats, spread, roams, access_open }
+        let Waiting { end, control, rules, registers, stats, tracer, roams } = self;
+        let (spread, access_open) = (Spread::default(), false);
+        Runner { end, vcpu, control, rules, registers, stats, tracer, spread, roams, access_open }
     }
 }
 
@@ -60,6 +75,7 @@ pub struct Runner {
     rules: RulesView,
     registers: Registers,
     stats: Stats,
+    tracer: Tracer,
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
@@ -82,22 +98,26 @@ impl Runner {
 
     /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the
     /// end when the runner is dropped.
-    pub fn run(&mut self) -> (Ended, Stats) {
+    pub fn run(&mut self) -> Ended {
         let kicked = self.vcpu.page().kick_scope();
-        self.control.set_thread(Some(signal::gettid()));
+        let thread = signal::gettid();
+        self.control.set_thread(Some(thread));
+        self.stats.set_thread(thread.0);
         let Err(ended) = self.run_guest();
         self.control.set_thread(None);
+        self.stats.set_thread(0);
         drop(kicked);
-        self.stats.settle();
-        self.stats.waits = self.end.counts();
-        (ended, core::mem::take(&mut self.stats))
+        self.stats.settle_with(self.end.counts());
+        ended
     }
 
     fn run_guest(&mut self) -> Result<Infallible, Ended> {
         let (tsc, cpu) = clock::now_and_cpu();
         let init = Event { kind: event_kind::INIT, tsc, cpu, ..Event::default() };
         self.converse(&init, false)?;
+        self.stats.note_asked(0, 0);
         let mut entered = clock::now();
+        self.tracer.entered(entered);
         loop {
             let exit_at_once = self.look_at_requests()?;
             let hinted = self.rules.current().hint.as_ref().map_or(0, Hint::all_files);
@@ -115,7 +135,7 @@ impl Runner {
                 Err(Errno::EINTR) => {
                     // KVM completes an open access before it looks at signals and `immediate_exit`.
                     self.access_open = false;
-                    self.stats.interrupted += 1;
+                    self.stats.interrupted();
                     entered = tsc;
                 }
                 // A vCPU that waited for its start-up IPI was woken; it has to be entered again.
@@ -141,7 +161,11 @@ impl Runner {
                 return Err(Ended::Stopped);
             }
             if !self.control.pausing() {
-                return Ok(false);
+                if !self.control.held() {
+                    return Ok(false);
+                }
+                self.control.stand_still();
+                continue;
             }
             if self.access_open {
                 return Ok(true);
@@ -157,7 +181,9 @@ impl Runner {
         let files = self.registers.attach(&self.vcpu, self.registers.wanted(), &self.end.to_plugin().files);
         let paused = Event { kind: event_kind::PAUSED, address: cookie, files, tsc, cpu, ..Event::default() };
         self.converse(&paused, false)?;
-        self.stats.note(Kind::Pause, clock::now() - tsc);
+        let now = clock::now();
+        self.tracer.entered(now);
+        self.stats.note(cell::PAUSE, tsc, now);
         Ok(())
     }
 
@@ -168,11 +194,11 @@ impl Runner {
     /// jump table on the way takes as long as a tenth of the exchange.
     #[inline]
     fn handle_exit(&mut self, at: Moment) -> Result<u64, Ended> {
-        let kind = match self.vcpu.page().access() {
+        let cell = match self.vcpu.page().access() {
             Some(access) if access.length as usize <= MAX_STRING => self.serve(&access, at)?,
             // KVM hands out a page at most (api.rst, KVM_EXIT_IO); more would be a KVM that this version does not know.
             _ => match self.serve_other(at)? {
-                Some(kind) => kind,
+                Some(cell) => cell,
                 None => return Ok(clock::now()),
             },
         };
@@ -181,16 +207,32 @@ impl Runner {
             self.leave_cpu(at.cpu);
         }
         let now = clock::now();
-        self.stats.note(kind, now.wrapping_sub(at.tsc));
+        self.stats.note(cell, at.tsc, now);
+        if self.control.tracing() {
+            self.trace_exit(cell, at.tsc, now);
+        }
         Ok(now)
+    }
+
+    /// Completes the trace of an exit.
+    #[cold]
+    #[inline(never)]
+    fn trace_exit(&mut self, cell: Cell, exit: u64, entered: u64) {
+        if !self.tracer.entered(entered) {
+            let page = self.vcpu.page();
+            let access = page.access();
+            let data = access.as_ref().map_or(&[][..], |access| page.data(access));
+            self.tracer.unasked(access.as_ref(), data, cell != cell::UNCLAIMED, exit, entered);
+        }
+        self.stats.set_dropped(self.tracer.lost());
     }
 
     /// Serves an access.
     #[inline]
-    fn serve(&mut self, access: &Access, at: Moment) -> Result<Kind, Ended> {
+    fn serve(&mut self, access: &Access, at: Moment) -> Result<Cell, Ended> {
         let rules = self.rules.current();
         match decide(access, rules) {
-            Action::Deliver => {
+            Action::Deliver(place) => {
                 let mut files = self.registers.wanted();
                 if let Some(hint) = &rules.hint
                     && hint.hits(access.space, access.address, access.is_write)
@@ -203,17 +245,17 @@ impl Runner {
                 } else {
                     self.deliver(access, files, at)?;
                 }
-                Ok(Kind::delivered(access))
+                Ok(Cell::of_range(place, access.is_write, access.length > u32::from(access.width)))
             }
-            Action::Post => {
+            Action::Post(place) => {
                 self.post(access, at)?;
-                Ok(Kind::posted(access))
+                Ok(Cell::of_range(place, true, false))
             }
             Action::Unclaimed(byte) => {
                 if !access.is_write {
                     self.vcpu.page_mut().data_mut(access).fill(byte);
                 }
-                Ok(Kind::Unclaimed)
+                Ok(cell::UNCLAIMED)
             }
         }
     }
@@ -221,15 +263,17 @@ impl Runner {
     /// Serves an exit that is no access. `None` if there is nothing to do.
     #[cold]
     #[inline(never)]
-    fn serve_other(&mut self, at: Moment) -> Result<Option<Kind>, Ended> {
+    fn serve_other(&mut self, at: Moment) -> Result<Option<Cell>, Ended> {
         let exit = self.vcpu.page().exit();
         match exits::decide(&exit, self.rules.current().subscribed) {
-            exits::Action::Tell => self.tell(&exit, self.registers.wanted(), at)?,
+            exits::Action::Tell => {
+                return self.tell(&exit, self.registers.wanted(), at).map(|kind| Some(Cell::of_event(kind)));
+            }
             exits::Action::Refuse => exits::refuse(self.vcpu.page_mut(), &exit),
             exits::Action::RunOn => return Ok(None),
             exits::Action::End => return Err(self.guest_end(exit)),
         }
-        Ok(Some(Kind::Other))
+        Ok(Some(cell::REFUSED))
     }
 
     /// Delivers an access of up to 8 bytes.
@@ -288,8 +332,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Tells the plugin of an exit that is no access, and gives its answer to KVM.
-    fn tell(&mut self, exit: &Exit, files: u8, at: Moment) -> Result<(), Ended> {
+    /// Tells the plugin of an exit that is no access, and gives its answer to KVM. Returns the kind of event.
+    fn tell(&mut self, exit: &Exit, files: u8, at: Moment) -> Result<u8, Ended> {
         let (kind, details) = exits::describe(exit).ok_or_else(|| self.guest_end(*exit))?;
         let mut event = Event { kind, tsc: at.tsc, cpu: at.cpu, ..Event::default() };
         details.put(&mut event, &self.end.to_plugin().string);
@@ -300,7 +344,7 @@ impl Runner {
             return Err(self.guest_end(*exit));
         }
         exits::answer(self.vcpu.page_mut(), exit, &answer);
-        Ok(())
+        Ok(kind)
     }
 
     /// Posts a write, item by item: a string write is as many writes as it has items.
@@ -326,14 +370,33 @@ impl Runner {
     #[inline]
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
         self.end.publish(event);
+        let published = clock::now();
         // The plugin is at work now, so counting the exit before this one costs nobody time.
-        self.stats.settle();
-        let answer = self.wait_answer(event.cpu)?;
+        self.stats.settle_with(self.end.counts());
+        let answer = self.wait_answer(published, event.cpu)?;
         let Answer { kind, flags, files, want, .. } = answer;
         if kind == answer_kind::RESUME && (flags | files) == 0 && want == self.registers.wanted() {
+            let answered = clock::now();
+            self.stats.note_asked(published, answered);
+            if self.control.tracing() {
+                self.trace_exchange(event, &answer, published, answered);
+            }
             return Ok(answer);
         }
-        self.converse_on(answer, reentering)
+        let answer = self.converse_on(answer, reentering)?;
+        let answered = clock::now();
+        self.stats.note_asked(published, answered);
+        if self.control.tracing() {
+            self.trace_exchange(event, &answer, published, answered);
+        }
+        Ok(answer)
+    }
+
+    /// Begins the trace of an exchange.
+    #[cold]
+    #[inline(never)]
+    fn trace_exchange(&mut self, event: &Event, answer: &Answer, published: u64, answered: u64) {
+        self.tracer.exchange(event, answer, published, answered, &self.end);
     }
 
     /// Goes on with an answer that is more than a resume.
@@ -351,9 +414,13 @@ impl Runner {
                 }
                 answer_kind::GET | answer_kind::SET if flags == 0 && files == 0 => {
                     let mut reply = self.registers.command(&mut self.vcpu, &answer, &self.end);
+                    let came = clock::now();
                     (reply.tsc, reply.cpu) = clock::now_and_cpu();
+                    if self.control.tracing() {
+                        self.tracer.command(&answer, &reply, came, &self.end);
+                    }
                     self.end.publish(&reply);
-                    answer = self.wait_answer(reply.cpu)?;
+                    answer = self.wait_answer(reply.tsc, reply.cpu)?;
                 }
                 answer_kind::RESUME | answer_kind::GET | answer_kind::SET => {
                     return Err(self.violated(Violation::AnswerFlags { kind, flags, files: files | want }));
@@ -364,8 +431,8 @@ impl Runner {
     }
 
     #[inline]
-    fn wait_answer(&mut self, cpu: u32) -> Result<Answer, Ended> {
-        let answer = self.end.wait_answer(cpu, self.control.stop_word());
+    fn wait_answer(&mut self, since: u64, cpu: u32) -> Result<Answer, Ended> {
+        let answer = self.end.wait_answer_since(since, cpu, self.control.stop_word());
         answer.map_err(|ended| ended_wait(self.vcpu.id(), ended))
     }
 

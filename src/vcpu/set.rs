@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::control::Control;
 use super::ended::Ended;
 use super::run::Waiting;
-use super::stats::Stats;
 use crate::kvm::Vcpu;
 use crate::sys::eventfd::EventFd;
 use crate::sys::seccomp::{self, Instruction, Scope};
@@ -24,7 +23,6 @@ const REPEAT_STOP: Duration = Duration::from_millis(1);
 struct Report {
     vcpu: u32,
     ended: Ended,
-    stats: Stats,
 }
 
 /// A vCPU as the control thread sees it.
@@ -46,7 +44,6 @@ pub struct VcpuSet {
     reports: Receiver<Report>,
     sender: Sender<Report>,
     notice: Arc<EventFd>,
-    stats: Stats,
 }
 
 impl VcpuSet {
@@ -58,7 +55,7 @@ impl VcpuSet {
         let (sender, reports) = mpsc::channel();
         let (waiting, seats) = vcpus.into_iter().unzip();
         let (threads, notice) = (Vec::new(), Arc::new(EventFd::new()?));
-        Ok(VcpuSet { seats, waiting, threads, started: false, reports, sender, notice, stats: Stats::default() })
+        Ok(VcpuSet { seats, waiting, threads, started: false, reports, sender, notice })
     }
 
     /// Readable when a vCPU thread has ended; see [`VcpuSet::take_ended`].
@@ -106,13 +103,12 @@ impl VcpuSet {
                 {
                     log::warn!("vCPU {vcpu} cannot be kept on CPUs {cpus:?}: {errno}");
                 }
-                let (ended, stats) = match filter.map_or(Ok(()), |filter| seccomp::load(&filter, Scope::Thread, false))
-                {
+                let ended = match filter.map_or(Ok(()), |filter| seccomp::load(&filter, Scope::Thread, false)) {
                     Ok(()) => runner.run(),
-                    Err(errno) => (Ended::Unconfined { vcpu, errno }, Stats::default()),
+                    Err(errno) => Ended::Unconfined { vcpu, errno },
                 };
                 // The receiver outlives the threads; were it gone, nobody would want to know.
-                let _ = sender.send(Report { vcpu, ended, stats });
+                let _ = sender.send(Report { vcpu, ended });
                 let _ = notice.signal();
                 // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
                 drop(runner);
@@ -138,6 +134,16 @@ impl VcpuSet {
                 seat.control.pause(cookie);
             }
         }
+    }
+
+    /// How to reach each vCPU thread.
+    pub fn controls(&self) -> Vec<Arc<Control>> {
+        self.seats.iter().map(|seat| Arc::clone(&seat.control)).collect()
+    }
+
+    /// Lets all vCPUs stand still, each from the end of the access at hand, or run on.
+    pub fn hold(&self, on: bool) {
+        self.seats.iter().for_each(|seat| seat.control.hold(on));
     }
 
     /// The eventfd of a vCPU, made at the first call.
@@ -184,13 +190,7 @@ impl VcpuSet {
         all
     }
 
-    /// The counts of all vCPUs that have ended.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
     fn take(&mut self, report: Report) -> Ended {
-        self.stats.merge(&report.stats);
         if let Some(thread) = self.threads.get_mut(report.vcpu as usize).and_then(Option::take) {
             let _ = thread.join();
         }

@@ -1,126 +1,51 @@
-//! What a vCPU thread counts: how often the guest left for what, and how long each took.
+//! What a vCPU thread counts: how often the guest left for what, and how long each part of it took.
+//!
+//! The counters lie in memory that tools read ([`outboard_wire::stats`]). What an exit took is noted when it is over and
+//! counted while the plugin works on the next one, when nobody waits for this thread.
 
-use crate::kvm::{Access, Space};
-use crate::observe::histogram::Histogram;
+use std::sync::atomic::Ordering;
+
+use outboard_wire::page::BlockRef;
+use outboard_wire::stats::cell::{Cell, INSIDE};
+use outboard_wire::stats::{Sample, VcpuStats};
 use outboard_wire::vmm_end::WaitCounts;
 
-/// A kind of exit in reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Port read served by the plugin.
-    PortRead,
-    /// Port write served by the plugin.
-    PortWrite,
-    /// Memory read served by the plugin.
-    MmioRead,
-    /// Memory write served by the plugin.
-    MmioWrite,
-    /// String port read served by the plugin.
-    StringRead,
-    /// String port write served by the plugin.
-    StringWrite,
-    /// Port write that was posted.
-    PortPosted,
-    /// Memory write that was posted.
-    MmioPosted,
-    /// Access outside of every range.
-    Unclaimed,
-    /// Any other exit that the plugin was told of.
-    Other,
-    /// A pause: from its beginning to the plugin's resume.
-    Pause,
-}
-
-impl Kind {
-    /// Every kind, in the order of reports.
-    pub const ALL: [Kind; 11] = [
-        Kind::PortRead,
-        Kind::PortWrite,
-        Kind::MmioRead,
-        Kind::MmioWrite,
-        Kind::StringRead,
-        Kind::StringWrite,
-        Kind::PortPosted,
-        Kind::MmioPosted,
-        Kind::Unclaimed,
-        Kind::Other,
-        Kind::Pause,
-    ];
-
-    /// The name in tables and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::PortRead => "port read",
-            Kind::PortWrite => "port write",
-            Kind::MmioRead => "mmio read",
-            Kind::MmioWrite => "mmio write",
-            Kind::StringRead => "port string read",
-            Kind::StringWrite => "port string write",
-            Kind::PortPosted => "port posted write",
-            Kind::MmioPosted => "mmio posted write",
-            Kind::Unclaimed => "unclaimed access",
-            Kind::Other => "other exit",
-            Kind::Pause => "pause",
-        }
-    }
-
-    /// The kind of a delivered access.
-    #[inline]
-    pub fn delivered(access: &Access) -> Kind {
-        match (access.space, access.is_write) {
-            (Space::Port, true) if access.length > u32::from(access.width) => Kind::StringWrite,
-            (Space::Port, false) if access.length > u32::from(access.width) => Kind::StringRead,
-            (Space::Port, true) => Kind::PortWrite,
-            (Space::Port, false) => Kind::PortRead,
-            (Space::Mmio, true) => Kind::MmioWrite,
-            (Space::Mmio, false) => Kind::MmioRead,
-        }
-    }
-
-    /// The kind of a posted write.
-    #[inline]
-    pub fn posted(access: &Access) -> Kind {
-        if access.space == Space::Port { Kind::PortPosted } else { Kind::MmioPosted }
-    }
-}
-
-/// Counts of one vCPU, or of several added up. Times are TSC ticks.
-#[derive(Clone, Debug)]
+/// The counters of one vCPU. Times are TSC ticks.
+#[derive(Debug)]
 pub struct Stats {
-    /// From the moment the guest left to the moment before it is entered again, per kind in the order of [`Kind::ALL`].
-    pub outside: [Histogram; Kind::ALL.len()],
-    /// Time in `KVM_RUN`: entry, guest, exit.
-    pub inside: Histogram,
-    /// `KVM_RUN` calls that a signal ended.
-    pub interrupted: u64,
-    /// How waits for the plugin went.
-    pub waits: WaitCounts,
+    block: BlockRef<VcpuStats>,
+    /// When the event of the exit at hand was published and its answer was seen; zero if the plugin was not asked.
+    asked: (u64, u64),
     /// Noted, not counted yet.
-    late: Option<(Kind, u64)>,
+    late: Option<Sample>,
     late_inside: Option<u64>,
 }
 
-impl Default for Stats {
-    fn default() -> Self {
-        Stats {
-            outside: core::array::from_fn(|_| Histogram::default()),
-            inside: Histogram::default(),
-            interrupted: 0,
-            waits: WaitCounts::default(),
-            late: None,
-            late_inside: None,
-        }
-    }
-}
-
 impl Stats {
+    /// Counters in a block whose bytes are all zero.
+    pub fn new(block: BlockRef<VcpuStats>) -> Stats {
+        Stats { block, asked: (0, 0), late: None, late_inside: None }
+    }
+
+    /// Says which thread runs the vCPU; 0 for none.
+    pub fn set_thread(&self, thread: i32) {
+        self.block.vcpu.thread.store(thread as u64, Ordering::Relaxed);
+    }
+
+    /// Notes when the plugin was asked and when it had answered, for the exit that is noted next.
+    #[inline]
+    pub fn note_asked(&mut self, published: u64, answered: u64) {
+        self.asked = (published, answered);
+    }
+
     /// Notes an exit, to be counted by [`Stats::settle`] at a moment when nobody waits for it.
     #[inline]
-    pub fn note(&mut self, kind: Kind, ticks: u64) {
+    pub fn note(&mut self, cell: Cell, exit: u64, entered: u64) {
         if self.late.is_some() {
             self.settle();
         }
-        self.late = Some((kind, ticks));
+        let (published, answered) = core::mem::take(&mut self.asked);
+        self.late = Some(Sample { cell, exit, published, answered, entered });
     }
 
     /// Notes a time in `KVM_RUN`, likewise.
@@ -132,32 +57,33 @@ impl Stats {
         self.late_inside = Some(ticks);
     }
 
+    /// Says how many trace records were lost so far.
+    pub fn set_dropped(&self, dropped: u64) {
+        self.block.vcpu.dropped.store(dropped, Ordering::Relaxed);
+    }
+
+    /// Counts a `KVM_RUN` that a signal ended.
+    #[cold]
+    pub fn interrupted(&self) {
+        let word = &self.block.vcpu.interrupted;
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
     /// Counts what was noted.
     #[inline(never)]
     pub fn settle(&mut self) {
-        if let Some((kind, ticks)) = self.late.take() {
-            self.outside[kind as usize].record(ticks);
+        if let Some(sample) = self.late.take() {
+            self.block.count(&sample);
         }
         if let Some(ticks) = self.late_inside.take() {
-            self.inside.record(ticks);
+            self.block.count(&Sample { cell: INSIDE, exit: 0, published: 0, answered: 0, entered: ticks });
         }
     }
 
-    /// The histogram of a kind.
-    pub fn of(&self, kind: Kind) -> &Histogram {
-        &self.outside[kind as usize]
-    }
-
-    /// Adds the counts of another vCPU.
-    pub fn merge(&mut self, other: &Stats) {
-        for (sum, histogram) in self.outside.iter_mut().zip(&other.outside) {
-            sum.merge(histogram);
-        }
-        self.inside.merge(&other.inside);
-        self.interrupted += other.interrupted;
-        self.waits.spun += other.waits.spun;
-        self.waits.slept += other.waits.slept;
-        self.waits.wakes += other.waits.wakes;
-        self.waits.ring_full += other.waits.ring_full;
+    /// Counts what was noted, and takes over how waits for the plugin went.
+    #[inline]
+    pub fn settle_with(&mut self, waits: &WaitCounts) {
+        self.settle();
+        self.block.set_waits(waits);
     }
 }

@@ -36,7 +36,11 @@ pub mod posted;
 pub mod prefetch;
 pub mod socket;
 pub mod spin;
+#[cfg(not(loom))]
+pub mod stats;
 pub mod sync;
+#[cfg(not(loom))]
+pub mod trace;
 pub mod vmm_end;
 pub mod words;
 

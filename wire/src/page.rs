@@ -13,19 +13,22 @@ use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::block::{STRIDE, ToPlugin, ToVmm};
+use crate::block::{ToPlugin, ToVmm};
+use crate::stats::VcpuStats;
 
 mod sealed {
-    /// Kept to the two block types, for the safety argument of this module.
+    /// Kept to these block types, for the safety argument of this module.
     pub trait Sealed {}
     impl Sealed for super::ToPlugin {}
     impl Sealed for super::ToVmm {}
+    impl Sealed for super::VcpuStats {}
 }
 
-/// A block type: made of atomic words only, [`STRIDE`] bytes.
+/// A block type: made of atomic words only, whole pages.
 pub trait Block: sealed::Sealed + Sync + 'static {}
 impl Block for ToPlugin {}
 impl Block for ToVmm {}
+impl Block for VcpuStats {}
 
 /// Whether a mapping may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl<B: Block> Blocks<B> {
         if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the memfd of the vCPU blocks may shrink"));
         }
-        let length = count * STRIDE;
+        let length = count * size_of::<B>();
         if file_size(fd)? < length as u64 || count == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the memfd of the vCPU blocks is too short"));
         }
@@ -76,11 +79,11 @@ impl<B: Block> Blocks<B> {
 
     fn block(&self, index: usize) -> &B {
         assert!(index < self.count, "block {index} of {}", self.count);
-        const { assert!(size_of::<B>() == STRIDE && align_of::<B>() == 4096) };
-        // SAFETY: `map` holds `count` blocks of STRIDE bytes, page-aligned, for as long as `self` lives, and the file
-        // behind it cannot shrink. `B` is one of the two sealed types, which consist of atomics, so any bytes are valid
+        const { assert!(size_of::<B>().is_multiple_of(4096) && align_of::<B>() == 4096) };
+        // SAFETY: `map` holds `count` blocks, page-aligned, for as long as `self` lives, and the file
+        // behind it cannot shrink. `B` is one of the sealed types, which consist of atomics, so any bytes are valid
         // and concurrent writes of the other process are no data race.
-        unsafe { &*self.map.as_ptr().add(index * STRIDE).cast::<B>() }
+        unsafe { &*self.map.as_ptr().cast::<B>().add(index) }
     }
 }
 

@@ -113,8 +113,9 @@ impl VmmEnd {
     }
 
     /// How often the slow paths were taken so far.
-    pub fn counts(&self) -> WaitCounts {
-        self.counts
+    #[inline]
+    pub fn counts(&self) -> &WaitCounts {
+        &self.counts
     }
 
     /// Publishes the next event; its `posted` field is filled in here. Does not wait.
@@ -131,13 +132,22 @@ impl VmmEnd {
     /// [`Ended::Violation`] if the plugin answers another event.
     #[inline]
     pub fn wait_answer(&mut self, cpu: u32, stop: &AtomicU32) -> Result<Answer, Ended> {
+        self.wait_answer_since(clock::now(), cpu, stop)
+    }
+
+    /// The same for a caller that has read the clock already, when it published.
+    ///
+    /// # Errors
+    /// As [`VmmEnd::wait_answer`].
+    #[inline]
+    pub fn wait_answer_since(&mut self, start: u64, cpu: u32, stop: &AtomicU32) -> Result<Answer, Ended> {
         let expected = self.seq;
         let ready = move |block: &ToVmm| match block.answer.seq.load(Ordering::Acquire) {
             got if got == expected => Some(Ok(block.answer.read())),
             got if got == expected.wrapping_sub(1) => None,
             got => Some(Err(Violation::Sequence { expected, got })),
         };
-        let answer = self.wait_until(cpu, stop, ready)?;
+        let answer = self.wait_until(start, cpu, stop, ready)?;
         self.peer_cpu = answer.cpu;
         Ok(answer)
     }
@@ -184,15 +194,14 @@ impl VmmEnd {
         if ready(&self.to_vmm).is_none() {
             self.counts.ring_full += 1;
         }
-        self.taken = self.wait_until(cpu, stop, ready)?;
+        self.taken = self.wait_until(clock::now(), cpu, stop, ready)?;
         Ok(())
     }
 
     #[inline]
-    fn wait_until<T>(&mut self, cpu: u32, stop: &AtomicU32, ready: impl Ready<T>) -> Result<T, Ended> {
+    fn wait_until<T>(&mut self, start: u64, cpu: u32, stop: &AtomicU32, ready: impl Ready<T>) -> Result<T, Ended> {
         let budget = self.spinner.budget(cpu, self.peer_cpu);
         let spin = budget > 0 && self.limit.enter();
-        let start = if spin { clock::now() } else { 0 };
         if spin {
             let (result, looked) = self.spin(start, budget, stop, &ready);
             self.limit.leave();

@@ -1,0 +1,173 @@
+//! Replays of real runs: the same plugin answers the same, and what is changed is found where it was changed.
+
+use outboard_plugin::{Event, Space};
+
+use super::stat::tool;
+use crate::common::guest::real_mode;
+use crate::common::machine::{begin, connect};
+use crate::common::program::{Done, Program};
+use crate::common::suite::{Case, Tested, case};
+
+pub const CASES: &[Case] = &[
+    case!(counter).around(a_changed_answer_is_found_at_its_record),
+    case!(recorded).around(what_cannot_be_replayed_is_refused),
+];
+
+/// Names what a replayed plugin does differently.
+const CHANGE: &str = "OUTBOARD_TEST_CHANGE";
+
+real_mode!(reads_and_strings:
+    "mov cx, 300",
+    "2: in ax, 0x10",
+    "out 0x30, al",
+    "loop 2b",
+    "mov dx, 0x11",
+    "mov cx, 20",
+    "mov si, 0x1000",
+    "rep outsb",
+    "mov cx, 20",
+    "mov di, 0x2000",
+    "rep insb",
+    "out 0x12, al",
+    "hlt",
+);
+
+/// Answers reads with a count, unless it is told to do something else.
+fn serve() -> Tested {
+    let change = std::env::var(CHANGE).unwrap_or_default();
+    let (mut vm, _memory) = connect(reads_and_strings())?;
+    vm.reserve(Space::Port, 0x10..0x13)?;
+    vm.reserve_posted(Space::Port, 0x30..0x31)?;
+    if change == "request" {
+        vm.reserve(Space::Port, 0x80..0x81)?;
+    }
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    let (mut reads, mut posts) = (0u64, 0u64);
+    loop {
+        match vcpu.wait()? {
+            Event::Read(read) if read.address() == 0x10 => {
+                reads += 1;
+                let wrong = change == format!("read {reads}");
+                if change == format!("exit {reads}") {
+                    std::process::exit(3);
+                }
+                while change == format!("hang {reads}") {
+                    std::thread::park();
+                }
+                read.answer_u64(reads + u64::from(wrong));
+            }
+            Event::Read(read) => {
+                let byte = if change == "string" { 9 } else { 8 };
+                let bytes = vec![byte; read.length()];
+                read.answer(&bytes);
+            }
+            Event::Posted(_) => posts += 1,
+            Event::Write(write) if write.address() == 0x12 => {
+                assert_eq!((reads, posts), (300, 300));
+                return Ok(());
+            }
+            // KVM hands string writes on in pieces as it likes.
+            Event::Write(_) => {}
+            Event::Shutdown => return Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn counter() -> Tested {
+    serve()
+}
+
+fn recorded() -> Tested {
+    serve()
+}
+
+fn replay(case: &Case, path: &str, change: &str, words: &[&str]) -> Done {
+    let mut program = Program::outboard();
+    program.args(["replay", path]).args(words).plugin_is_this(case.name);
+    program.command().env(CHANGE, change);
+    program.start().ended()
+}
+
+/// The number of the record behind which the listing shows this.
+fn record_of(path: &str, nth: usize) -> String {
+    let csv = tool(&["trace", "show", path, "--format", "csv", "--kind", "read", "--address", "0x10"]);
+    let line = csv.stdout.lines().nth(nth).expect("as many reads").to_owned();
+    line.split(',').next().expect("a number").to_owned()
+}
+
+fn a_changed_answer_is_found_at_its_record(case: &Case) -> Tested {
+    let folder = crate::folder()?;
+    let path = folder.path().join("trace");
+    let path = path.to_str().expect("plain names");
+    case.program().args(["--trace", path]).start().ended().expect(0);
+    let same = replay(case, path, "", &["-n", "20", "--json"]);
+    same.expect(0);
+    let json: serde_json::Value = serde_json::from_str(&same.stdout)?;
+    assert_eq!((json["same"].as_bool(), json["replays"].as_u64()), (Some(true), Some(20)));
+    replay(case, path, "", &["--pace", "recorded"]).expect(0);
+    for nth in [1, 123, 300] {
+        let wrong = replay(case, path, &format!("read {nth}"), &[]);
+        wrong.expect(1);
+        let said = format!(
+            "record {} differs: the plugin answers with {:#x} instead of {nth:#x}",
+            record_of(path, nth),
+            nth + 1
+        );
+        assert!(wrong.stdout.starts_with(&said), "{said}\n{}", wrong.stdout);
+        assert!(wrong.stdout.contains("\n> "), "the record is marked: {}", wrong.stdout);
+    }
+    replay(case, path, "read 123", &["--ignore", "port:0x10"]).expect(0);
+    replay(case, path, "read 123", &["--ignore", "mmio:0x10"]).expect(1);
+    let string = replay(case, path, "string", &[]);
+    string.expect(1);
+    assert!(string.stdout.contains("differs: the plugin answers with ") && string.stdout.contains("port read 0x11"));
+    let request = replay(case, path, "request", &[]);
+    request.expect(1);
+    assert!(
+        request.stdout.starts_with("the plugin made a request that was not recorded: ReserveRange"),
+        "{}",
+        request.stdout
+    );
+    let exit = replay(case, path, "exit 7", &[]);
+    exit.expect(1);
+    assert!(exit.stdout.starts_with(&format!("the plugin ended at record {} (exit status: 3)", record_of(path, 7))));
+    let hang = replay(case, path, "hang 7", &["--timeout", "1"]);
+    hang.expect(1);
+    assert!(hang.stdout.starts_with(&format!("the plugin did not go on at record {}", record_of(path, 7))));
+    Ok(())
+}
+
+fn what_cannot_be_replayed_is_refused(case: &Case) -> Tested {
+    let folder = crate::folder()?;
+    let path = folder.path().join("trace");
+    let path = path.to_str().expect("plain names");
+    case.program().args(["--trace", path]).start().ended().expect(0);
+    let whole = std::fs::read(path)?;
+    let with = |bytes: &[u8]| {
+        std::fs::write(path, bytes).expect("a file");
+        replay(case, path, "", &[])
+    };
+    // Cut behind the first half: what there is of it is replayed.
+    let cut = with(&whole[..whole.len() / 2]);
+    assert!(cut.stderr.contains("was cut off"), "{}", cut.stderr);
+    cut.expect(0);
+    let mut middle = whole.clone();
+    middle[20] = 0;
+    let mut version = whole.clone();
+    version[8] = 9;
+    let mut damaged = whole.clone();
+    damaged[512 + 128] = 77;
+    for (bytes, said) in [
+        (middle, "begins in the middle"),
+        (version, "version 9"),
+        (damaged, "damaged at record 1"),
+        (vec![], "no trace"),
+    ] {
+        let refused = with(&bytes);
+        refused.expect(74);
+        assert!(refused.stdout.is_empty() && refused.stderr.contains(said), "{said}: {}", refused.stderr);
+    }
+    Ok(())
+}
