@@ -51,6 +51,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tools/replay/", &["outboard_wire", "outboard_reach", "outboard_trace", "outboard_replay"]),
     ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
     ("tools/reach/", &["outboard_wire", "outboard_reach"]),
+    ("tools/soak/", &["outboard_plugin", "outboard_wire"]),
     ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
     ("tools/pc/", &["outboard_plugin", "outboard_pc"]),
 ];
@@ -71,6 +72,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     // Functions that C calls with pointers.
     "wire/capi/src/",
     "tools/demo/src/guest.rs",
+    "tools/soak/src/guest.rs",
     "benches/capi.rs",
     "benches/common/memfd.rs",
     "benches/common/pin.rs",
@@ -344,6 +346,7 @@ fn manifests_depend_only_downwards() {
         ("tools/reach/Cargo.toml", &["outboard-wire"]),
         ("tools/replay/Cargo.toml", &["outboard-reach", "outboard-trace", "outboard-wire"]),
         ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
+        ("tools/soak/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/pc/Cargo.toml", &["outboard-plugin"]),
     ] {
