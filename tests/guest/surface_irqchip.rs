@@ -229,11 +229,23 @@ fn the_end_of_an_interrupt_reaches_who_asks() -> Tested {
     assert_eq!(written(&mut vcpu, 0x10)?, 1);
     for _ in 0..3 {
         assert!(vm.signal_msi(0xfee0_0000, 0x40 | LEVEL)?);
-        assert_eq!(written(&mut vcpu, 0x10)?, 0x40);
-        match vcpu.wait()? {
-            Event::Exit(eoi) => assert_eq!(eoi.exit(), Exit::IoapicEoi { vector: 0x40 }),
-            other => panic!("{other:?} instead of the end of the interrupt"),
+        // On some hosts KVM itself ends an interrupt when it delivers it (PVM; the guest's own EOI then finds nothing in
+        // service), and the exit comes before or behind the handler's first write, as the scheduler has it.
+        let (mut handled, mut ended) = (0, 0);
+        while handled + ended < 2 {
+            match vcpu.wait()? {
+                Event::Write(write) => {
+                    assert_eq!(write.value(), 0x40);
+                    handled += 1;
+                }
+                Event::Exit(eoi) => {
+                    assert_eq!(eoi.exit(), Exit::IoapicEoi { vector: 0x40 });
+                    ended += 1;
+                }
+                other => panic!("{other:?} instead of the interrupt or its end"),
+            }
         }
+        assert_eq!((handled, ended), (1, 1));
         assert_eq!(written(&mut vcpu, 0x10)?, 2);
     }
     Ok(())
