@@ -78,6 +78,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "benches/common/pin.rs",
     "tests/common/guest.rs",
     "tests/cli/host.rs",
+    "tests/faults/trace.rs",
     "tests/hostile/sys.rs",
     "tests/jail/sys.rs",
 ];

@@ -114,6 +114,8 @@ enum Word {
     Listener = 1,
     /// `execve` failed, with the error number in the second word.
     ExecFailed = 2,
+    /// The listener could not be sent, with the error number in the second word.
+    NotHandedOver = 3,
 }
 
 impl Filter {
@@ -167,7 +169,10 @@ impl Filter {
         // Closing it is a call that the policy may block. execve will do it.
         std::mem::forget(listener);
         // Nor can a failure be reported in the usual way any more.
-        sent.map_err(|_| seccomp::exit_with(secret, NOT_EXECUTED))
+        sent.map_err(|errno| {
+            let _ = self.send(secret, Word::NotHandedOver, errno.0, None);
+            seccomp::exit_with(secret, NOT_EXECUTED)
+        })
     }
 
     /// Becomes the program. Returns, with the error number, only if that fails and the filter is not guarded.
@@ -188,7 +193,8 @@ impl Filter {
     /// What came of it, for the parent: once it knows that the child half has come to its end, by `execve` or otherwise.
     ///
     /// # Errors
-    /// Those of `recvmsg(2)`; `EPROTO` if the child half has said something else than it does.
+    /// Those of `recvmsg(2)`; `EPROTO` if the child half has said something else than it does; what the child half met when it
+    /// sent the listener, and `EMFILE` if it did and there was no descriptor left for it here.
     pub fn loaded(&self) -> Result<Loaded, Errno> {
         let mut listener = None;
         let mut message = Message::with_capacity(8, 1);
@@ -198,7 +204,11 @@ impl Filter {
             if word == Word::ExecFailed as u32 {
                 return Ok(Loaded::ExecFailed(Errno(errno as i32)));
             }
-            listener = message.take_fds().pop().map(Listener::new);
+            if word == Word::NotHandedOver as u32 {
+                return Err(Errno(errno as i32));
+            }
+            // Without the listener the plugin would run on after calls that are to end it.
+            listener = Some(Listener::new(message.take_fds().pop().ok_or(Errno::EMFILE)?));
         }
         Ok(Loaded::Executed(listener))
     }

@@ -97,8 +97,7 @@ impl Prepared {
         write("uid_map", &ids::text(&self.ids.uid_map))?;
         write("setgroups", "deny")?;
         write("gid_map", &ids::text(&self.ids.gid_map))?;
-        process::write_record(self.gate.as_fd(), &[1]);
-        Ok(())
+        process::write_record(self.gate.as_fd(), &[1]).map_err(ParentFault::of("write to the child's gate"))
     }
 }
 

@@ -204,6 +204,15 @@ impl Recorder {
     }
 }
 
+impl Drop for Recorder {
+    /// Ends a trace whose VM could not run on, so that the file is whole as far as it goes.
+    fn drop(&mut self) {
+        if let Err(error @ TraceError::Write(..)) = self.stop(0) {
+            log::warn!("{error}");
+        }
+    }
+}
+
 fn padded<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     core::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0))
 }

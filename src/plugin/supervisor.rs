@@ -206,9 +206,14 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         host,
     };
     let tsc_khz = supervisor.host.welcome.tsc_khz;
-    let outcome = supervisor.serve(control)?;
+    let served = supervisor.serve(control);
+    if served.is_err() {
+        // What they end with does not matter any more, but that they have ended does.
+        supervisor.host.vcpus.stop();
+    }
     supervisor.end_trace();
     supervisor.host.stats.set_state(state::ENDED);
+    let outcome = served?;
     let stats = supervisor.host.stats.snapshot();
     Ok(Report { outcome, stats, kvm, tsc_khz, elapsed: started.elapsed() })
 }

@@ -175,8 +175,14 @@ pub fn receive_now(socket: BorrowedFd<'_>, into: &mut Message) -> Result<bool, E
     // SAFETY: the place of a local that nobody else uses.
     unsafe { vector.write(filled) };
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header points to `room` and into the message, both of which stay where they are.
-    match check_long(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } as i64) {
+    let received = loop {
+        // SAFETY: the header points to `room` and into the message, both of which stay where they are.
+        match check_long(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) } as i64) {
+            Err(Errno::EINTR) => {}
+            received => break received,
+        }
+    };
+    match received {
         Ok(len) => {
             // SAFETY: the call has just succeeded with this header, which `into` made.
             unsafe { into.received(&header, len as usize) };

@@ -10,7 +10,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use super::errno::Errno;
+use super::errno::{Errno, check_long};
 
 /// The namespaces that [`clone_process`] can put the child into (`namespaces(7)`).
 pub const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
@@ -88,7 +88,8 @@ pub fn clone_process(namespaces: u64, child: impl FnOnce(&InChild) -> i32) -> Re
         exit_now(child(&InChild(())));
     }
     let failed = Errno::last();
-    set_signal_mask(&before)?;
+    // It was blocked by the same call, so this fails no more than that did.
+    let _ = set_signal_mask(&before);
     if pid < 0 {
         return Err(failed);
     }
@@ -125,22 +126,24 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>, Errno> {
 /// As [`try_wait`].
 pub fn wait(pidfd: BorrowedFd<'_>) -> Result<ExitStatus, Errno> {
     loop {
-        match waitid(pidfd, 0) {
-            Ok(Some(status)) => return Ok(status),
-            Ok(None) | Err(Errno(libc::EINTR)) => {}
-            Err(errno) => return Err(errno),
+        if let Some(status) = waitid(pidfd, 0)? {
+            return Ok(status);
         }
     }
 }
 
+/// `waitid(2)`, again when a signal came first.
 fn waitid(pidfd: BorrowedFd<'_>, flags: i32) -> Result<Option<ExitStatus>, Errno> {
     // SAFETY: a siginfo_t is a C struct for which zeros are a value; waitid fills it in, and for an exited child the
     // fields read below are the valid ones of its union (sigaction(2)).
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         let id = pidfd.as_raw_fd() as libc::id_t;
-        if libc::waitid(libc::P_PIDFD, id, &mut info, libc::WEXITED | libc::__WALL | flags) != 0 {
-            return Err(Errno::last());
+        while libc::waitid(libc::P_PIDFD, id, &mut info, libc::WEXITED | libc::__WALL | flags) != 0 {
+            match Errno::last() {
+                Errno::EINTR => {}
+                errno => return Err(errno),
+            }
         }
         if info.si_pid() == 0 {
             return Ok(None);
@@ -365,10 +368,18 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
-/// `write(2)` of a short record, for a child half; how much was written is not told, as nothing could be done.
-pub fn write_record(fd: BorrowedFd<'_>, record: &[u8]) {
-    // SAFETY: a pointer to as many bytes as are said.
-    let _ = unsafe { libc::write(fd.as_raw_fd(), record.as_ptr().cast(), record.len()) };
+/// `write(2)` of a record that is short enough for a pipe to take it whole; again when a signal came first.
+///
+/// # Errors
+/// `write(2)`'s.
+pub fn write_record(fd: BorrowedFd<'_>, record: &[u8]) -> Result<(), Errno> {
+    loop {
+        // SAFETY: a pointer to as many bytes as are said.
+        match check_long(unsafe { libc::write(fd.as_raw_fd(), record.as_ptr().cast(), record.len()) } as i64) {
+            Err(Errno::EINTR) => {}
+            written => return written.map(drop),
+        }
+    }
 }
 
 /// Closes the child's copy of a descriptor (`close(2)`).

@@ -169,7 +169,12 @@ impl Listener {
     pub fn hear(&self) -> Result<Heard, Errno> {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, as the count says.
-        check(unsafe { libc::poll(&raw mut poll, 1, 0) })?;
+        while let Err(errno) = check(unsafe { libc::poll(&raw mut poll, 1, 0) }) {
+            // Also without a wait: a signal came first.
+            if errno != Errno::EINTR {
+                return Err(errno);
+            }
+        }
         if poll.revents & libc::POLLIN == 0 {
             return Ok(if poll.revents & libc::POLLHUP != 0 { Heard::Ended } else { Heard::Withdrawn });
         }

@@ -197,3 +197,10 @@ impl VcpuSet {
         report.ended
     }
 }
+
+impl Drop for VcpuSet {
+    /// No thread outlives the set, whatever its owner left by.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

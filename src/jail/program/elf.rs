@@ -37,8 +37,9 @@ pub trait ReadAt {
         let mut filled = 0;
         while filled < size {
             match self.read_at(&mut bytes[filled..], offset.saturating_add(filled as u64)) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => filled += count,
+                Ok(count) if count > 0 => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => break,
             }
         }
         bytes.truncate(filled);

@@ -1,0 +1,353 @@
+//! Runs a program as a tracer (`ptrace(2)`) and lets one system call of it fail.
+//!
+//! The program is the very one that is shipped: nothing in it knows of this. The call is replaced by a `write` to no
+//! descriptor, which every seccomp filter of the VMM allows and which does nothing, and what that returns is replaced by
+//! the error. So the call did not happen, and its caller cannot tell.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+use std::ptr;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use outboard::sys::Errno;
+
+/// How long a run may take.
+const WATCHDOG: Duration = Duration::from_secs(15);
+
+/// Whose calls are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// The VMM's main thread, from the first call of its own `main`.
+    Main,
+    /// A thread that it starts: all of them together, in the order in which they call.
+    Thread,
+    /// The child that becomes the plugin, up to and with its `execve`.
+    Child,
+}
+
+/// The system call that shall fail: the `number`-th of those that count, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub who: Who,
+    pub number: usize,
+    pub how: How,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By an error that it can have, such as a lack of memory or of descriptors. Every call counts that can fail.
+    Fails,
+    /// By `EINTR`, which is no failure. Calls count that can wait.
+    IsInterrupted,
+}
+
+/// What the VMM held at its last call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What its descriptors are open on, sorted; the pipes of standard streams among them.
+    pub descriptors: Vec<String>,
+    /// Its threads.
+    pub threads: usize,
+}
+
+/// How a traced run went.
+#[derive(Debug)]
+pub struct Run {
+    /// How the VMM ended.
+    pub status: ExitStatus,
+    /// Number and error of the call that failed; `None` if there were not as many calls.
+    pub failed: Option<(u64, Errno)>,
+    /// What was held when the VMM left.
+    pub held: Held,
+    /// The watchdog bit.
+    pub hung: bool,
+}
+
+/// Starts a program that the calling thread traces and has to [`follow`].
+pub fn spawn(command: &mut Command) -> Child {
+    let trace_me = || {
+        // SAFETY: between fork and exec one system call is made, which allocates nothing and takes no pointer.
+        match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(trace_me) };
+    command.spawn().expect("the program starts")
+}
+
+/// Asks something of a thread that is stopped. One that was killed meanwhile refuses, and `waitpid` says so soon.
+fn ptrace(request: u32, thread: i32, value: usize) -> bool {
+    // SAFETY: none of the requests made here writes to this process but PTRACE_GETREGS and PTRACE_GETEVENTMSG, which get
+    // the address of what they fill; the other values are numbers or the address of registers.
+    unsafe { libc::ptrace(request, thread, 0usize, value) != -1 }
+}
+
+fn registers(thread: i32) -> Option<libc::user_regs_struct> {
+    // SAFETY: registers are numbers, for which zero is a value.
+    let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    ptrace(libc::PTRACE_GETREGS, thread, (&raw mut regs).addr()).then_some(regs)
+}
+
+fn set_registers(thread: i32, regs: &libc::user_regs_struct) {
+    ptrace(libc::PTRACE_SETREGS, thread, ptr::from_ref(regs).addr());
+}
+
+/// Lets a thread run to its next system call, with a signal or none.
+fn go_on(thread: i32, signal: i32) {
+    ptrace(libc::PTRACE_SYSCALL, thread, signal as usize);
+}
+
+/// The next report about a traced thread: which, and its wait status. `None` if there is none any more.
+fn next_report() -> Option<(i32, i32)> {
+    loop {
+        let mut status = 0;
+        // Other threads of this process have children of their own.
+        // SAFETY: `status` is writable.
+        match unsafe { libc::waitpid(-1, &mut status, libc::__WALL | libc::__WNOTHREAD) } {
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return None,
+            thread => return Some((thread, status)),
+        }
+    }
+}
+
+/// A tracer of one program.
+struct Tracer {
+    leader: i32,
+    fault: Fault,
+    count: usize,
+    begun: bool,
+    who: HashMap<i32, Who>,
+    /// Threads within a call: whether its result is to be replaced, and with what registers as arguments.
+    inside: HashMap<i32, Option<Replaced>>,
+    run: Run,
+}
+
+struct Replaced {
+    rdi: u64,
+    rax: u64,
+    errno: Errno,
+}
+
+/// Follows a child of [`spawn`] to its end.
+pub fn follow(child: &Child, fault: Fault) -> Run {
+    let leader = child.id() as i32;
+    let (done, bites) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let bitten = bites.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout);
+        if bitten {
+            // SAFETY: no pointer is passed, and the number is that of a child which nobody has waited for.
+            unsafe { libc::kill(leader, libc::SIGKILL) };
+        }
+        bitten
+    });
+    let mut run = Tracer::new(leader, fault).follow();
+    drop(done);
+    run.hung = watchdog.join().expect("the watchdog");
+    run
+}
+
+impl Tracer {
+    fn new(leader: i32, fault: Fault) -> Tracer {
+        let run = Run { status: ExitStatus::from_raw(0), failed: None, held: Held::default(), hung: false };
+        let who = HashMap::from([(leader, Who::Main)]);
+        Tracer { leader, fault, count: 0, begun: false, who, inside: HashMap::new(), run }
+    }
+
+    fn follow(mut self) -> Run {
+        // It stands behind its execve.
+        let first = next_report().expect("a child");
+        assert_eq!((first.0, libc::WSTOPSIG(first.1)), (self.leader, libc::SIGTRAP));
+        let options = libc::PTRACE_O_TRACESYSGOOD
+            | libc::PTRACE_O_TRACECLONE
+            | libc::PTRACE_O_TRACEFORK
+            | libc::PTRACE_O_TRACEVFORK
+            | libc::PTRACE_O_TRACEEXEC
+            | libc::PTRACE_O_EXITKILL;
+        assert!(ptrace(libc::PTRACE_SETOPTIONS, self.leader, options as usize), "the options of a tracer");
+        go_on(self.leader, 0);
+        // The child half may outlive the VMM by a moment, and is followed to its end too.
+        while let Some((thread, status)) = next_report() {
+            if !libc::WIFSTOPPED(status) {
+                self.who.remove(&thread);
+                if thread == self.leader {
+                    self.run.status = ExitStatus::from_raw(status);
+                }
+                if self.who.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            match (libc::WSTOPSIG(status), status >> 16) {
+                (signal, 0) if signal == libc::SIGTRAP | 0x80 => {
+                    self.call(thread);
+                    go_on(thread, 0);
+                }
+                (libc::SIGTRAP, event) if event != 0 => self.event(thread, event),
+                // A new thread or process begins with this one.
+                (libc::SIGSTOP, _) => go_on(thread, 0),
+                (signal, _) => go_on(thread, signal),
+            }
+        }
+        self.run
+    }
+
+    fn event(&mut self, thread: i32, event: i32) {
+        match event {
+            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
+                let mut new: libc::c_ulong = 0;
+                if ptrace(libc::PTRACE_GETEVENTMSG, thread, (&raw mut new).addr()) {
+                    let who = if event == libc::PTRACE_EVENT_CLONE { Who::Thread } else { Who::Child };
+                    self.who.insert(new as i32, who);
+                }
+                go_on(thread, 0);
+            }
+            // The plugin is none of ours.
+            libc::PTRACE_EVENT_EXEC if thread != self.leader => {
+                self.who.remove(&thread);
+                self.inside.remove(&thread);
+                ptrace(libc::PTRACE_DETACH, thread, 0);
+            }
+            _ => go_on(thread, 0),
+        }
+    }
+
+    fn counts(&self, regs: &libc::user_regs_struct) -> bool {
+        match self.fault.how {
+            How::Fails => can_fail(regs),
+            How::IsInterrupted => can_wait(regs),
+        }
+    }
+
+    /// Before or behind a system call.
+    fn call(&mut self, pid: i32) {
+        let Some(mut regs) = registers(pid) else { return };
+        if let Some(replaced) = self.inside.remove(&pid) {
+            if let Some(Replaced { rdi, rax, errno }) = replaced {
+                regs.rdi = rdi;
+                regs.rax = i64::from(-errno.0) as u64;
+                // What a restart by the kernel would begin again.
+                regs.orig_rax = rax;
+                set_registers(pid, &regs);
+            }
+            return;
+        }
+        let number = regs.orig_rax;
+        if pid == self.leader && !self.begun {
+            self.begun = number == libc::SYS_geteuid as u64;
+        }
+        if pid == self.leader && number == libc::SYS_exit_group as u64 {
+            self.run.held = held(pid);
+        }
+        let mut replaced = None;
+        if self.begun && self.who.get(&pid) == Some(&self.fault.who) && self.counts(&regs) {
+            if self.count == self.fault.number {
+                let errno = if self.fault.how == How::Fails { error_of(number) } else { Errno::EINTR };
+                self.run.failed = Some((number, errno));
+                replaced = Some(Replaced { rdi: regs.rdi, rax: number, errno });
+                regs.orig_rax = libc::SYS_write as u64;
+                regs.rdi = u64::MAX;
+                set_registers(pid, &regs);
+            }
+            self.count += 1;
+        }
+        self.inside.insert(pid, replaced);
+    }
+}
+
+fn held(pid: i32) -> Held {
+    let entries = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).expect("it stands still").flatten();
+    let links = entries("fd").filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    // Without the numbers of pipes and sockets.
+    let kind = |link: std::path::PathBuf| link.to_string_lossy().split(":[").next().unwrap_or_default().to_owned();
+    let mut descriptors: Vec<String> = links.map(kind).collect();
+    descriptors.sort();
+    Held { descriptors, threads: entries("task").count() }
+}
+
+/// Whether a call may fail at all, on a machine that works: not those that end something, and not those that the Rust
+/// and C libraries make for themselves and die without, for memory and for their threads.
+fn can_fail(regs: &libc::user_regs_struct) -> bool {
+    const NEVER: [i64; 20] = [
+        libc::SYS_brk,
+        libc::SYS_close,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_getegid,
+        libc::SYS_geteuid,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_madvise,
+        libc::SYS_mprotect,
+        libc::SYS_mremap,
+        libc::SYS_munmap,
+        libc::SYS_restart_syscall,
+        libc::SYS_rseq,
+        // With what it is given it cannot fail, and the C library starts threads on that.
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sched_yield,
+        libc::SYS_set_robust_list,
+        libc::SYS_sigaltstack,
+        libc::SYS_tgkill,
+    ];
+    let futex = regs.rsi as i32 & 0x7f;
+    match regs.orig_rax as i64 {
+        libc::SYS_mmap => regs.r10 & libc::MAP_ANONYMOUS as u64 == 0,
+        // A wait may be interrupted; nothing else of it fails.
+        libc::SYS_futex => futex == libc::FUTEX_WAIT || futex == libc::FUTEX_WAIT_BITSET,
+        number => !NEVER.contains(&number),
+    }
+}
+
+/// Whether a call may be interrupted by a signal.
+fn can_wait(regs: &libc::user_regs_struct) -> bool {
+    const KVM_RUN: u64 = 0xae80;
+    const CALLS: [i64; 11] = [
+        libc::SYS_accept4,
+        libc::SYS_io_uring_enter,
+        libc::SYS_openat,
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_pread64,
+        libc::SYS_read,
+        libc::SYS_recvmsg,
+        libc::SYS_sendmsg,
+        libc::SYS_waitid,
+        libc::SYS_write,
+    ];
+    let number = regs.orig_rax as i64;
+    CALLS.contains(&number)
+        || number == libc::SYS_ioctl && regs.rsi == KVM_RUN
+        || number == libc::SYS_futex && can_fail(regs)
+}
+
+/// An error that this call can have.
+fn error_of(number: u64) -> Errno {
+    match number as i64 {
+        libc::SYS_accept4
+        | libc::SYS_dup3
+        | libc::SYS_eventfd2
+        | libc::SYS_fcntl
+        | libc::SYS_io_uring_setup
+        | libc::SYS_memfd_create
+        | libc::SYS_open
+        | libc::SYS_openat
+        | libc::SYS_pipe2
+        | libc::SYS_signalfd4
+        | libc::SYS_socket
+        | libc::SYS_socketpair => Errno::EMFILE,
+        libc::SYS_clone | libc::SYS_clone3 => Errno::EAGAIN,
+        libc::SYS_futex | libc::SYS_poll | libc::SYS_ppoll => Errno::EINTR,
+        libc::SYS_read | libc::SYS_write | libc::SYS_writev => Errno::EIO,
+        _ => Errno::ENOMEM,
+    }
+}
