@@ -2,6 +2,7 @@
 
 mod pc;
 mod policy;
+mod voice;
 
 use std::ffi::{CString, OsString};
 use std::io::Write as _;
@@ -258,6 +259,7 @@ fn bench(args: &outboard_bench::BenchArgs) -> u8 {
 }
 
 fn run(args: &RunArgs) -> u8 {
+    voice::open();
     start_log(args.verbose);
     let settings = match settings(args) {
         Ok(settings) => settings,
@@ -310,7 +312,7 @@ fn finish(args: &RunArgs, report: &Report) -> u8 {
     } else if wanted && embedded {
         let _ = write!(std::io::stdout(), "\n{}", report::table(report, &floors));
     } else if wanted {
-        let _ = write!(std::io::stderr(), "{}", report::table(report, &floors));
+        voice::say(&report::table(report, &floors));
     }
     status
 }
@@ -419,6 +421,7 @@ fn start_log(verbose: u8) {
     };
     env_logger::Builder::new()
         .filter_level(level)
+        .target(env_logger::Target::Pipe(Box::new(voice::Log)))
         .format(|out, record| {
             let level = match record.level() {
                 log::Level::Warn => "warning".to_owned(),
@@ -431,5 +434,5 @@ fn start_log(verbose: u8) {
 
 /// Says a line in one piece: the plugin writes to the same standard error.
 fn say(what: &str) {
-    let _ = std::io::stderr().write_all(format!("outboard: {what}\n").as_bytes());
+    voice::say(&format!("outboard: {what}\n"));
 }

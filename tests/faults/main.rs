@@ -12,8 +12,9 @@ mod mark;
 #[path = "../hostile/around.rs"]
 mod around;
 mod calls;
+mod host;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[calls::CASES])
+    common::suite::main(&[calls::CASES, host::CASES])
 }

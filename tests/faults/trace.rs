@@ -65,6 +65,10 @@ pub struct Run {
     pub failed: Option<(u64, Errno)>,
     /// What was held when the VMM left.
     pub held: Held,
+    /// How many calls the VMM made.
+    pub calls: usize,
+    /// Those of them whose end depends on the time of day.
+    pub by_wall_clock: Vec<u64>,
     /// The watchdog bit.
     pub hung: bool,
 }
@@ -157,7 +161,14 @@ pub fn follow(child: &Child, fault: Fault) -> Run {
 
 impl Tracer {
     fn new(leader: i32, fault: Fault) -> Tracer {
-        let run = Run { status: ExitStatus::from_raw(0), failed: None, held: Held::default(), hung: false };
+        let run = Run {
+            status: ExitStatus::from_raw(0),
+            failed: None,
+            held: Held::default(),
+            calls: 0,
+            by_wall_clock: Vec::new(),
+            hung: false,
+        };
         let who = HashMap::from([(leader, Who::Main)]);
         Tracer { leader, fault, count: 0, begun: false, who, inside: HashMap::new(), run }
     }
@@ -247,6 +258,12 @@ impl Tracer {
         if pid == self.leader && number == libc::SYS_exit_group as u64 {
             self.run.held = held(pid);
         }
+        if self.begun && self.who.get(&pid) != Some(&Who::Child) {
+            self.run.calls += 1;
+            if waits_by_wall_clock(&regs) {
+                self.run.by_wall_clock.push(number);
+            }
+        }
         let mut replaced = None;
         if self.begun && self.who.get(&pid) == Some(&self.fault.who) && self.counts(&regs) {
             if self.count == self.fault.number {
@@ -305,6 +322,20 @@ fn can_fail(regs: &libc::user_regs_struct) -> bool {
         // A wait may be interrupted; nothing else of it fails.
         libc::SYS_futex => futex == libc::FUTEX_WAIT || futex == libc::FUTEX_WAIT_BITSET,
         number => !NEVER.contains(&number),
+    }
+}
+
+/// Whether a call waits for a time of day: an absolute one of `CLOCK_REALTIME`, which is clock 0.
+fn waits_by_wall_clock(regs: &libc::user_regs_struct) -> bool {
+    match regs.orig_rax as i64 {
+        libc::SYS_futex => {
+            let (operation, timeout) = (regs.rsi as i32, regs.r10);
+            can_fail(regs) && timeout != 0 && operation & libc::FUTEX_CLOCK_REALTIME != 0
+        }
+        libc::SYS_clock_nanosleep => regs.rdi == 0 && regs.rsi & libc::TIMER_ABSTIME as u64 != 0,
+        libc::SYS_timerfd_create | libc::SYS_timer_create => regs.rdi == 0,
+        libc::SYS_settimeofday | libc::SYS_clock_settime => true,
+        _ => false,
     }
 }
 

@@ -14,6 +14,7 @@ mod ends;
 mod flat;
 mod frames;
 mod lines;
+mod objects;
 mod random;
 mod raw;
 mod shared;
@@ -22,5 +23,13 @@ mod sockets;
 mod sys;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[ends::CASES, frames::CASES, lines::CASES, sockets::CASES, shared::CASES, flat::CASES])
+    common::suite::main(&[
+        ends::CASES,
+        frames::CASES,
+        lines::CASES,
+        sockets::CASES,
+        shared::CASES,
+        flat::CASES,
+        objects::CASES,
+    ])
 }

@@ -127,6 +127,8 @@ pub struct Bench {
     /// The answer line and all else of vCPU 0 that this side writes, once more.
     pub to_vmm: BlockRef<ToVmm>,
     blocks: Arc<Blocks<ToVmm>>,
+    /// The file behind them.
+    pub file: OwnedFd,
     /// Number of the event taken last.
     pub seq: u32,
 }
@@ -147,7 +149,8 @@ impl Bench {
         let to_plugin = BlockRef::new(&Arc::new(to_plugin), 0).expect("a block");
         let spinner = Spinner::new(SpinMode::Auto, hello.tsc_khz);
         let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus)));
-        let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, seq: 0 };
+        let file = fds[1].try_clone().expect("a descriptor");
+        let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, file, seq: 0 };
         assert_eq!(bench.event().kind, event_kind::INIT);
         bench
     }

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use outboard_plugin::kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_guest_debug,
-    kvm_mp_state, kvm_regs,
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2,
+    kvm_guest_debug, kvm_mp_state, kvm_regs,
 };
 use outboard_plugin::{
     Connection, Event, Exit, Exits, Files, GuestMemory, Hint, HintDetail, IrqRoute, IrqTarget, MsrRange, Region,
@@ -225,8 +225,9 @@ fn pause(paused: &mut Stopped<'_>, number: u64) -> Done {
             paused.set_sregs(&sregs)?;
             paused.set_regs(&regs)?;
         }
+        // No interrupt within the step: it would find the processor's trap flag set, and put it onto the guest's stack.
         3 => paused.set_guest_debug(&kvm_guest_debug {
-            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ,
             ..kvm_guest_debug::default()
         })?,
         _ => {}

@@ -88,7 +88,7 @@ impl Machine {
         let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let name = format!("soak-{}", std::process::id());
         let mut command = Command::new(&args.outboard);
-        command.args(["run", "--cpus", "2", "--irqchip", "split", "--name", &name]);
+        command.args(["run", "-v", "--cpus", "2", "--irqchip", "split", "--name", &name]);
         command.arg("--plugin").arg(this).args(["-p", PLUGIN]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child =
