@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -259,9 +260,9 @@ fn bench(args: &outboard_bench::BenchArgs) -> u8 {
 }
 
 fn run(args: &RunArgs) -> u8 {
-    voice::open();
+    let stderr = voice::open();
     start_log(args.verbose);
-    let settings = match settings(args) {
+    let settings = match settings(args).map(|settings| Settings { stderr: stderr.map(Arc::new), ..settings }) {
         Ok(settings) => settings,
         Err(refused) => {
             say(&refused.said);
@@ -371,6 +372,7 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         spin: args.spin,
         irqchip: args.irqchip,
         trace: args.watch.trace.clone(),
+        stderr: None,
         socket: args.watch.socket.clone(),
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),

@@ -1,16 +1,19 @@
 //! What the VMM says on standard error. The plugin writes to the same pipe and may fill it, and the one who reads may have
 //! stopped: that must keep no thread of the VMM from serving a signal or the end of the VM.
 //!
-//! So a pipe is opened once more, by a description of our own that does not block. A line waits for a reader, but not for
-//! ever; then lines are left out until somebody reads again, and what was lost is said.
+//! So a pipe is opened once more, by a description of our own that does not block, and put in the place of standard error;
+//! the plugin gets the one that was there. A line waits for a reader, but not for ever; then lines are left out until
+//! somebody reads again, and what was lost is said.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, Stderr, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sys::file::replace_stderr;
 
 /// How long a line may wait for a reader.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,32 +27,27 @@ struct Voice<W> {
     lost: u64,
 }
 
-static VOICE: Mutex<Option<Voice<File>>> = Mutex::new(None);
+/// Held while a line waits, so that lines of other threads come behind it.
+static VOICE: Mutex<Option<Voice<Stderr>>> = Mutex::new(None);
 
-fn voice() -> MutexGuard<'static, Option<Voice<File>>> {
-    VOICE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens standard error once more if it is a pipe. Without that, lines wait as long as it takes.
-pub fn open() {
-    let pipe = || {
+/// Makes standard error one that does not block, if it is a pipe, and returns the one that was there. Without that, lines
+/// wait as long as it takes.
+pub fn open() -> Option<OwnedFd> {
+    let replace = || {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         if !stderr.metadata()?.file_type().is_fifo() {
             return Err(ErrorKind::Unsupported.into());
         }
-        File::options().write(true).custom_flags(libc::O_NONBLOCK).open("/proc/self/fd/2")
+        let own = File::options().write(true).custom_flags(libc::O_NONBLOCK).open("/proc/self/fd/2")?;
+        replace_stderr(own.as_fd()).map_err(io::Error::from)
     };
-    let opened: io::Result<File> = pipe();
-    *voice() = opened.ok().map(|to| Voice { to, lost: 0 });
+    replace().ok()
 }
 
 /// Says lines in one piece, as far as somebody listens.
 pub fn say(lines: &str) {
-    match &mut *voice() {
-        Some(voice) => voice.say(lines),
-        // A reader that went away, such as `head`, is no failure of the run.
-        None => drop(io::stderr().write_all(lines.as_bytes())),
-    }
+    let mut voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner);
+    voice.get_or_insert_with(|| Voice { to: io::stderr(), lost: 0 }).say(lines);
 }
 
 impl<W: Write> Voice<W> {

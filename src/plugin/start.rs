@@ -1,8 +1,9 @@
 //! What the plugin's process is started with: program, environment, control socket, jail and filter.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::process::{self, FIRST_FD, SpawnPlan};
 use super::setup::StartError;
@@ -11,7 +12,7 @@ use crate::jail::filter::Filter;
 use crate::jail::parent::Prepared;
 use crate::jail::step::ChildStep;
 use crate::sys::Errno;
-use crate::sys::process::InChild;
+use crate::sys::process::{self as system, InChild};
 use crate::sys::rlimit::{self, OpenFiles};
 use outboard_wire::socket;
 
@@ -26,6 +27,19 @@ impl ChildStep for RestoreOpenFiles {
 
     fn run(&self, _: &InChild) -> Result<(), Errno> {
         rlimit::set_open_files(self.0)
+    }
+}
+
+/// Gives the plugin another standard error than this process has.
+struct GiveStderr(Arc<OwnedFd>);
+
+impl ChildStep for GiveStderr {
+    fn name(&self) -> String {
+        "placing standard error".to_owned()
+    }
+
+    fn run(&self, child: &InChild) -> Result<(), Errno> {
+        system::place_fd(child, self.0.as_fd(), libc::STDERR_FILENO)
     }
 }
 
@@ -74,6 +88,9 @@ pub(super) fn spawn_plan(
             plan.filter = Some(filter);
         }
         None => plan.steps.push(Box::new(open_files)),
+    }
+    if let Some(stderr) = &settings.stderr {
+        plan.steps.push(Box::new(GiveStderr(Arc::clone(stderr))));
     }
     Ok((plan, ours))
 }

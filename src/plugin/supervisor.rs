@@ -66,6 +66,8 @@ pub struct Settings {
     pub tap_fds: Vec<i32>,
     /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
     pub files: Vec<Arc<OwnedFd>>,
+    /// The plugin's standard error, where it is not to have this process's own.
+    pub stderr: Option<Arc<OwnedFd>>,
     /// The plugin's environment, but for the variables that name its socket.
     pub environment: Vec<(OsString, OsString)>,
     /// What the VMM gives up once the plugin runs.

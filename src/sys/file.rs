@@ -4,11 +4,12 @@
 
 use std::ffi::{CString, c_int};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::errno::{Errno, check};
+use super::process;
 
 fn stat(fd: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
@@ -64,6 +65,18 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     let flags = if on { flags | libc::O_NONBLOCK } else { flags };
     // SAFETY: no memory is passed.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+}
+
+/// Puts an open file in the place of standard error, for this process and those that it starts (`dup3(2)`). Returns what was
+/// there before.
+///
+/// # Errors
+/// `EMFILE`; those of `dup3`.
+pub fn replace_stderr(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let before = process::dup_from(std::io::stderr().as_fd(), libc::STDERR_FILENO + 1)?;
+    // SAFETY: takes numbers. Number 2 belongs to standard error and stays open without a gap.
+    check(unsafe { libc::dup3(file.as_raw_fd(), libc::STDERR_FILENO, 0) })?;
+    Ok(before)
 }
 
 /// Whether the descriptor is closed on exec.

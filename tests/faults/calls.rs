@@ -173,6 +173,7 @@ fn once(case: &Case, fault: Fault) -> Seen {
     let mark = mark::fresh();
     let command = program.command().env(mark::VARIABLE, &mark);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
     let mut child = trace::spawn(command);
     let mut pipe = child.stderr.take().expect("a pipe");
     let reader = std::thread::spawn(move || {

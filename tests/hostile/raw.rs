@@ -148,7 +148,7 @@ impl Bench {
         let blocks = Arc::new(Blocks::<ToVmm>::map(fds[1].as_fd(), 1, Access::Write).expect("to_vmm"));
         let to_plugin = BlockRef::new(&Arc::new(to_plugin), 0).expect("a block");
         let spinner = Spinner::new(SpinMode::Auto, hello.tsc_khz);
-        let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus)));
+        let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus, hello.vcpus)));
         let file = fds[1].try_clone().expect("a descriptor");
         let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, file, seq: 0 };
         assert_eq!(bench.event().kind, event_kind::INIT);

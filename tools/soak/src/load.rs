@@ -175,7 +175,7 @@ fn serve(mut vcpu: Vcpu, leaves: &[kvm_cpuid_entry2], counts: &Counts) -> Done {
             Event::Read(read) => read.answer_u64(count(&counts.reads)),
             Event::Write(mut write) => {
                 // Every so often somebody looks at the registers too.
-                if count(&counts.writes) % 64 == 0 {
+                if count(&counts.writes).is_multiple_of(64) {
                     let regs = write.regs()?;
                     write.set_regs(&regs)?;
                 }
@@ -238,7 +238,8 @@ fn pause(paused: &mut Stopped<'_>, number: u64) -> Done {
 /// A round in which objects of all kinds come and go.
 fn objects(vm: &mut Connection, round: u64, counts: &Counts) -> Done {
     let slot = GuestMemory::new(0x2000)?;
-    let region = Region { start: guest::SLOT, length: slot.len(), dirty_log: round % 2 == 0, ..Region::default() };
+    let region =
+        Region { start: guest::SLOT, length: slot.len(), dirty_log: round.is_multiple_of(2), ..Region::default() };
     let id = vm.create_memory(&slot, &region)?;
     let bell = vm.create_io_event(Space::Port, guest::DOORBELL, 1, None)?;
     let edge = vm.create_irq_event(EDGE_GSI, false)?;
@@ -262,7 +263,7 @@ fn objects(vm: &mut Connection, round: u64, counts: &Counts) -> Done {
     vm.release(Space::Mmio, guest::SLOT + 0x1_0000)?;
     vm.release_posted_writes(Space::Port, 0x100)?;
     counts.ranges.fetch_add(2, Ordering::Relaxed);
-    if round % 16 == 0 {
+    if round.is_multiple_of(16) {
         settings(vm, round / 16, counts)?;
     }
     Ok(())
@@ -279,8 +280,8 @@ fn settings(vm: &mut Connection, round: u64, counts: &Counts) -> Done {
     vm.set_clock(&clock)?;
     let details = vec![HintDetail { files: Files::SREGS, ..HintDetail::default() }];
     let hint = Hint { space: Space::Port, address: guest::WRITE, on_write: true, details };
-    vm.set_hint(if round % 2 == 0 { Some(&hint) } else { None })?;
-    vm.set_unclaimed(if round % 2 == 0 { 0xff } else { 0 })?;
+    vm.set_hint(if round.is_multiple_of(2) { Some(&hint) } else { None })?;
+    vm.set_unclaimed(if round.is_multiple_of(2) { 0xff } else { 0 })?;
     Ok(())
 }
 
