@@ -163,11 +163,11 @@ fn look(args: &Args, machine: &mut Machine, outside: &Outside) -> Result<Vec<Ser
     let mut all = vec![
         // The counters' histograms are files in memory whose pages come when a latency is seen for the first time.
         series("VMM: resident KiB", 256),
-        series("VMM: heap, stacks KiB", 64),
+        series("VMM: anonymous KiB", 64),
         series("VMM: descriptors", 0),
         series("VMM: threads", 0),
         series("plugin: resident KiB", 512),
-        series("plugin: heap, stacks KiB", 512),
+        series("plugin: anonymous KiB", 512),
         series("plugin: descriptors", 0),
         series("plugin: threads", 0),
         series("mounts of the host", 0),
