@@ -38,7 +38,7 @@ fn grub_invaders_draws_its_board() {
 
 fn xen(words: &[&str]) -> Dialogue {
     let line = "com1=115200 console=com1 loglvl=all";
-    let all = [&["--kernel", XEN, "--append", line, "--memory", "512M"], words].concat();
+    let all = [&["--kernel", XEN, "--append", line, "--memory", "512M", "--no-reboot"], words].concat();
     Dialogue::by_pipes(pc(&all)).patiently()
 }
 
@@ -135,7 +135,7 @@ fn linux_mounts_its_root(kernel: &str, words: &[&str]) {
     // `clearcpuid` and the like ask nothing of the completion of refused instructions; without them it has its part.
     for line in ["clearcpuid=popcnt,smap nosmap noxsave", ""] {
         let line = format!("console=ttyS0 root=/dev/vda panic=-1 {line}");
-        let all = [&["--kernel", kernel, "--append", &line, "--disk", disk], words].concat();
+        let all = [&["--kernel", kernel, "--append", &line, "--disk", disk, "--no-reboot"], words].concat();
         let mut run = Dialogue::by_pipes(pc(&all)).patiently();
         run.until("Linux version 6.1");
         run.until("virtio_blk virtio0: [vda] 8192 512-byte logical blocks");

@@ -9,6 +9,7 @@ mod firmware;
 mod guests;
 mod instructions;
 mod kernels;
+mod resets;
 mod terminal;
 
 use std::path::Path;
@@ -32,7 +33,8 @@ pub type Case = (&'static str, &'static [&'static str], fn());
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let kvm = outboard::kvm::System::open(Path::new("/dev/kvm")).err().map(|error| error.to_string());
-    let mut cases = [firmware::CASES, files::CASES, instructions::CASES, kernels::CASES, terminal::CASES].concat();
+    let mut cases =
+        [firmware::CASES, files::CASES, instructions::CASES, kernels::CASES, resets::CASES, terminal::CASES].concat();
     match std::env::var_os("OUTBOARD_TEST_LINUX") {
         Some(_) => cases.extend(kernels::OPT_IN),
         None => eprintln!("{} tests of Linux are left out: OUTBOARD_TEST_LINUX=1 asks for them", kernels::OPT_IN.len()),
