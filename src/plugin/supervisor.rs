@@ -308,7 +308,7 @@ impl Supervisor {
             // A plugin that tidies up takes the memory away while the guest still runs. What the guest meets then is the
             // plugin's doing, and its own status says whether all is well.
             Ended::GuestFailed(_) if self.host.memory_taken => self.step(Input::GuestShutDown(said)),
-            Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
+            Ended::GuestFailed(_) | Ended::NoMemory { .. } => self.step(Input::GuestUnserved(said)),
             Ended::Violation { .. } => self.step(Input::Violation(said)),
             Ended::Run { .. } | Ended::Unconfined { .. } => self.step(Input::HostFailure(said)),
         }

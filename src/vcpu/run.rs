@@ -9,6 +9,7 @@ use super::control::Control;
 use super::ended::{Ended, GuestEnd};
 use super::exits;
 use super::registers::Registers;
+use super::seam::{Point, Seam};
 use super::spread::Spread;
 use super::stats::Stats;
 use super::tracer::Tracer;
@@ -61,8 +62,8 @@ impl Waiting {
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
         let Waiting { end, control, rules, registers, stats, tracer, roams } = self;
-        let (spread, access_open) = (Spread::default(), false);
-        Runner { end, vcpu, control, rules, registers, stats, tracer, spread, roams, access_open }
+        let (seam, spread, access_open) = (Seam::default(), Spread::default(), false);
+        Runner { end, vcpu, control, rules, registers, stats, tracer, seam, spread, roams, access_open }
     }
 }
 
@@ -76,6 +77,7 @@ pub struct Runner {
     registers: Registers,
     stats: Stats,
     tracer: Tracer,
+    seam: Seam,
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
@@ -125,8 +127,10 @@ impl Runner {
             if exit_at_once {
                 self.vcpu.page().immediate_exit().store(1, Ordering::SeqCst);
             }
+            self.seam.reach(Point::BeforeRun, &self.control);
             let result = self.vcpu.run();
             let (tsc, cpu) = clock::now_and_cpu();
+            self.seam.reach(Point::AfterRun, &self.control);
             match result {
                 Ok(()) => {
                     self.stats.note_inside(tsc.wrapping_sub(entered));
@@ -140,6 +144,7 @@ impl Runner {
                 }
                 // A vCPU that waited for its start-up IPI was woken; it has to be entered again.
                 Err(Errno::EAGAIN) => entered = tsc,
+                Err(Errno::ENOSPC) => return Err(Ended::NoMemory { vcpu: self.vcpu.id() }),
                 Err(errno) => return Err(Ended::Run { vcpu: self.vcpu.id(), errno }),
             }
         }
@@ -150,6 +155,7 @@ impl Runner {
     #[inline]
     fn look_at_requests(&mut self) -> Result<bool, Ended> {
         loop {
+            self.seam.reach(Point::BeforeLook, &self.control);
             // Timing points 1 and 2: cleared before the look, so that a kick from here on is not lost.
             // Only this thread's own signal handler sets it, so a look before the store loses nothing and saves a locked
             // instruction on the way back to the guest.
@@ -371,6 +377,7 @@ impl Runner {
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
         self.end.publish(event);
         let published = clock::now();
+        self.seam.reach(Point::Published, &self.control);
         // The plugin is at work now, so counting the exit before this one costs nobody time.
         self.stats.settle_with(self.end.counts());
         let answer = self.wait_answer(published, event.cpu)?;
@@ -483,3 +490,7 @@ fn ended_wait(vcpu: u32, ended: vmm_end::Ended) -> Ended {
         vmm_end::Ended::Violation(violation) => Ended::Violation { vcpu, violation },
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
