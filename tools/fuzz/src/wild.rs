@@ -33,7 +33,7 @@ const STEPS: usize = 96;
 /// How long a step waits for the VMM: it may have nothing to say to what was sent.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Room for requests of a kind that has not been asked for yet.
+/// Most connections that it makes.
 const CONNECTIONS: usize = 32;
 
 /// What ends a life.
@@ -42,7 +42,7 @@ pub enum Death {
     Exit(u8),
     /// `abort(3)`.
     Abort,
-    /// It waits to be killed.
+    /// It does not go when it is told to, and ends a while later.
     Stay,
 }
 

@@ -4,8 +4,13 @@
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use outboard_fuzz::wild::{Death, live};
+
+/// Longer than a plugin may take to end once it is told to, and no longer than a run may last: a VM whose plugin is silent goes on
+/// for good, which nobody promises otherwise.
+const OUTSTAYED: Duration = Duration::from_millis(1500);
 
 fn main() {
     let socket: RawFd = std::env::var("OUTBOARD_SOCKET").ok().and_then(|number| number.parse().ok()).expect("a plugin");
@@ -16,8 +21,9 @@ fn main() {
     match live(control, File::from(file)) {
         Death::Exit(status) => std::process::exit(status.into()),
         Death::Abort => std::process::abort(),
-        Death::Stay => loop {
-            std::thread::park();
-        },
+        Death::Stay => {
+            std::thread::sleep(OUTSTAYED);
+            std::process::exit(0)
+        }
     }
 }
