@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::action::{Action, decide};
+use super::action::{self, Action, decide};
 use super::control::Control;
 use super::ended::{Ended, GuestEnd};
 use super::exits;
@@ -20,7 +20,7 @@ use crate::sys::{Errno, affinity, signal};
 use outboard_wire::clock;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
-use outboard_wire::line::{Answer, Event, FILES, FLAG_MMIO, FLAG_STRING, answer_kind, event_kind};
+use outboard_wire::line::{Answer, Event, FILES, FLAG_STRING, answer_kind, event_kind};
 use outboard_wire::page::BlockRef;
 use outboard_wire::posted::PostedWrite;
 use outboard_wire::stats::VcpuStats;
@@ -294,7 +294,7 @@ impl Runner {
     /// Delivers an access of up to 8 bytes.
     #[inline]
     fn deliver(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = access_event(access, at);
+        let mut event = action::event(access, at.tsc, at.cpu);
         if access.is_write {
             event.data = words::low_bytes(self.vcpu.page().data(access));
         }
@@ -316,7 +316,7 @@ impl Runner {
     #[cold]
     #[inline(never)]
     fn deliver_string(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = access_event(access, at);
+        let mut event = action::event(access, at.tsc, at.cpu);
         event.flags |= FLAG_STRING;
         if access.is_write {
             words::store(&self.end.to_plugin().string, self.vcpu.page().data(access));
@@ -476,20 +476,6 @@ impl Runner {
         let rip = self.vcpu.regs().ok().map(|regs| regs.rip);
         let end = GuestEnd { vcpu: self.vcpu.id(), exit: Box::new(exit), rip };
         if exit == Exit::Shutdown { Ended::GuestShutdown(end) } else { Ended::GuestFailed(end) }
-    }
-}
-
-#[inline]
-fn access_event(access: &Access, at: Moment) -> Event {
-    Event {
-        kind: if access.is_write { event_kind::WRITE } else { event_kind::READ },
-        flags: if access.space == Space::Mmio { FLAG_MMIO } else { 0 },
-        width: access.width,
-        length: access.length,
-        address: access.address,
-        tsc: at.tsc,
-        cpu: at.cpu,
-        ..Event::default()
     }
 }
 
