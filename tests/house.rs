@@ -1,12 +1,16 @@
 //! Keeps the house in order by reading its source: who imports whom, where `unsafe` stands, how files look, and that
 //! `PROTOCOL.md` names what the code has.
 
+#[path = "house/source.rs"]
+mod source;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use outboard_wire::block;
 use outboard_wire::control::Kind;
 use outboard_wire::kvm_abi::File;
+use source::{code_of, line_of, paths_behind, words_at};
 
 /// The modules of `src/`, highest first. A module imports only from lines below its own.
 const LAYERS: &[&[&str]] = &[
@@ -49,6 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
     ("tools/bench/", &["outboard_wire", "outboard_plugin", "outboard_bench"]),
     ("tools/replay/", &["outboard_wire", "outboard_reach", "outboard_trace", "outboard_replay"]),
+    ("tools/fuzz/", &["outboard", "outboard_plugin", "outboard_trace", "outboard_wire", "outboard_fuzz"]),
     ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
     ("tools/reach/", &["outboard_wire", "outboard_reach"]),
     ("tools/soak/", &["outboard_plugin", "outboard_wire"]),
@@ -73,6 +78,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "wire/capi/src/",
     "tools/demo/src/guest.rs",
     "tools/soak/src/guest.rs",
+    "tools/fuzz/src/bin/wild.rs",
     "benches/capi.rs",
     "benches/common/memfd.rs",
     "benches/common/pin.rs",
@@ -129,123 +135,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
-}
-
-/// The text with comments, strings and character literals blanked out; lines stay where they are.
-fn code_of(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = match end_of_no_code(bytes, at) {
-            Some(end) => end.min(bytes.len()),
-            None => {
-                code.push(bytes[at]);
-                at += 1;
-                continue;
-            }
-        };
-        code.extend(bytes[at..end].iter().map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }));
-        at = end;
-    }
-    String::from_utf8(code).expect("what is not ASCII stands in comments and strings only, or is kept whole")
-}
-
-/// Where the comment or literal ends that begins at `at`, if one does.
-fn end_of_no_code(bytes: &[u8], at: usize) -> Option<usize> {
-    let rest = &bytes[at..];
-    let find = |from: usize, what: &[u8]| {
-        let found = bytes[from..].windows(what.len()).position(|window| window == what);
-        found.map_or(bytes.len(), |place| from + place + what.len())
-    };
-    let in_word = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
-    if rest.starts_with(b"//") {
-        return Some(find(at, b"\n") - 1);
-    }
-    if rest.starts_with(b"/*") {
-        return Some(find(at, b"*/"));
-    }
-    if rest.starts_with(b"r#\"") && !in_word {
-        return Some(find(at + 3, b"\"#"));
-    }
-    if rest.starts_with(b"r\"") && !in_word {
-        return Some(find(at + 2, b"\""));
-    }
-    if rest[0] == b'"' {
-        let mut end = at + 1;
-        while end < bytes.len() && bytes[end] != b'"' {
-            end += if bytes[end] == b'\\' { 2 } else { 1 };
-        }
-        return Some(end + 1);
-    }
-    // A quote begins a character only if one ends it; else it is a lifetime.
-    if rest[0] == b'\'' && rest.len() > 2 {
-        if rest[1] == b'\\' {
-            return Some(find(at + 3, b"'"));
-        }
-        let ends = (2..=5).find(|end| rest.get(*end) == Some(&b'\''))?;
-        return std::str::from_utf8(&rest[1..ends])
-            .ok()
-            .filter(|text| text.chars().count() == 1)
-            .map(|_| at + ends + 1);
-    }
-    None
-}
-
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-/// The places where a word stands by itself.
-fn words_at(code: &str, word: &str) -> Vec<usize> {
-    let bytes = code.as_bytes();
-    let alone = |at: usize| {
-        let before = at == 0 || !is_word(bytes[at - 1]);
-        before && bytes.get(at + word.len()).is_none_or(|byte| !is_word(*byte))
-    };
-    code.match_indices(word).map(|(at, _)| at).filter(|at| alone(*at)).collect()
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text[..at].matches('\n').count() + 1
-}
-
-/// The first names behind each `prefix::`, also those of a group `prefix::{a, b::c}`, as paths of up to two names.
-fn paths_behind(code: &str, prefix: &str) -> Vec<Vec<String>> {
-    let mut paths = Vec::new();
-    for at in words_at(code, prefix) {
-        let rest = code[at + prefix.len()..].trim_start();
-        let Some(rest) = rest.strip_prefix("::") else { continue };
-        paths.extend(branches(rest.trim_start()).iter().map(|branch| first_names(branch)));
-    }
-    paths
-}
-
-/// The first two names of a path.
-fn first_names(path: &str) -> Vec<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_ascii() && is_word(*c as u8)).collect::<String>();
-    let first = name(path);
-    let second = path[first.len()..].strip_prefix("::").map(name);
-    [Some(first), second].into_iter().flatten().filter(|name| !name.is_empty()).collect()
-}
-
-/// The parts of a use tree: itself, or what a group holds at its first level.
-fn branches(tree: &str) -> Vec<String> {
-    let Some(group) = tree.strip_prefix('{') else { return vec![tree.to_owned()] };
-    let (mut parts, mut depth) = (vec![String::new()], 0);
-    for c in group.chars() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => parts.push(String::new()),
-            _ => {}
-        }
-        if c != ',' || depth > 0 {
-            parts.last_mut().expect("one part at least").push(c);
-        }
-    }
-    parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
 }
 
 fn layer(module: &str) -> Option<usize> {
@@ -345,6 +234,7 @@ fn manifests_depend_only_downwards() {
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/bench/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/reach/Cargo.toml", &["outboard-wire"]),
+        ("tools/fuzz/Cargo.toml", &["outboard", "outboard-plugin", "outboard-trace", "outboard-wire"]),
         ("tools/replay/Cargo.toml", &["outboard-reach", "outboard-trace", "outboard-wire"]),
         ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/soak/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
@@ -487,16 +377,4 @@ fn the_protocol_names_every_kind_and_number() {
     }
     let layout = format!("{:#010x}", block::LAYOUT);
     assert!(text.contains(&format!("**{layout}**")), "PROTOCOL.md does not name the layout {layout}");
-}
-
-#[test]
-fn the_reader_tells_code_from_the_rest() {
-    let text =
-        "let a = \"unsafe \\\" {\"; // unsafe\n/* unsafe */ let c = '\"'; fn f<'a>() { unsafe {} }\nr#\"unsafe\"# 'x'";
-    let code = code_of(text);
-    assert_eq!(code.len(), text.len());
-    assert_eq!(words_at(&code, "unsafe").len(), 1);
-    assert_eq!(line_of(&code, words_at(&code, "unsafe")[0]), 2);
-    let paths = paths_behind("use crate::{a::b, c::{d, e}}; crate :: f(); xcrate::g", "crate");
-    assert_eq!(paths, [vec!["a", "b"], vec!["c"], vec!["f"]]);
 }
