@@ -15,11 +15,15 @@ pub enum Point {
     Published,
 }
 
+/// What happens at a point.
+#[cfg(test)]
+pub(super) type Act = Box<dyn FnMut(Point, &Control) + Send>;
+
 /// What a test does at each point.
 #[derive(Default)]
 pub struct Seam {
     #[cfg(test)]
-    pub(super) act: Option<Box<dyn FnMut(Point, &Control) + Send>>,
+    pub(super) act: Option<Act>,
 }
 
 impl Seam {

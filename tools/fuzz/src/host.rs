@@ -23,6 +23,7 @@ pub fn settings(program: PathBuf, choice: u8) -> Settings {
         irqchip: [IrqChip::Kernel, IrqChip::Split, IrqChip::None, IrqChip::Kernel][usize::from(choice >> 2 & 3)],
         socket: None,
         trace: None,
+        stderr: None,
         tap: None,
         tap_fds: Vec::new(),
         files: Vec::new(),
