@@ -42,10 +42,33 @@ struct Cli {
     command: Command,
 }
 
+/// The same with nothing but the commands that run a VM: a VMM has no use for the tools' options, which take time and stay
+/// in memory.
+#[derive(Parser)]
+#[command(name = "outboard", version, about, long_about = None, after_help = EXIT_STATUS)]
+struct VmCli {
+    #[command(subcommand)]
+    command: VmCommand,
+}
+
 #[derive(Subcommand)]
-enum Command {
+enum VmCommand {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(Box<RunArgs>),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(Box<pc::PcArgs>),
+    /// Be the plugin of the embedded machine.
+    #[command(name = EMBEDDED, hide = true)]
+    Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(pc::PluginArgs),
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Vm(VmCommand),
     Stat(outboard_stat::StatArgs),
     Bench(outboard_bench::BenchArgs),
     /// Be the plugin of a row of the bench.
@@ -64,17 +87,9 @@ enum Command {
     Resume(ManageArgs),
     /// Say how a running VM is.
     Status(ManageArgs),
-    /// Run a PC from firmware or a kernel, with its devices in another process.
-    Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Be the plugin of the embedded machine.
-    #[command(name = EMBEDDED, hide = true)]
-    Embedded,
-    /// Be the plugin of the PC.
-    #[command(name = pc::EMBEDDED, hide = true)]
-    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -222,28 +237,42 @@ struct JailArgs {
 
 /// Carries the command line out; returns the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
-    match Cli::try_parse_from(words) {
-        Ok(Cli { command: Command::Run(args) }) => run(&args),
-        Ok(Cli { command: Command::Stat(args) }) => outboard_stat::main(&args),
-        Ok(Cli { command: Command::Stop(args) }) => outboard_reach::main(Order::Stop, &args),
-        Ok(Cli { command: Command::Pause(args) }) => outboard_reach::main(Order::Pause, &args),
-        Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
-        Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
-        Ok(Cli { command: Command::Trace(args) }) => outboard_trace::main(&args),
-        Ok(Cli { command: Command::Replay(args) }) => {
-            let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
-            outboard_replay::main(&args, &embedded)
-        }
-        Ok(Cli { command: Command::Bench(args) }) => bench(&args),
-        Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
-        Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
-        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
-        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
-        Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
+    let words: Vec<OsString> = words.collect();
+    let runs_vm = words.get(1).is_some_and(|word| VmCommand::has_subcommand(&word.to_string_lossy()));
+    let parsed = match runs_vm {
+        true => VmCli::try_parse_from(words).map(|cli| Command::Vm(cli.command)),
+        false => Cli::try_parse_from(words).map(|cli| cli.command),
+    };
+    match parsed {
+        Ok(command) => command.carry_out(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
             let _ = error.print();
             if error.use_stderr() { status::USAGE } else { 0 }
+        }
+    }
+}
+
+impl Command {
+    fn carry_out(self) -> u8 {
+        match self {
+            Command::Vm(VmCommand::Run(args)) => run(&args),
+            Command::Vm(VmCommand::Pc(args)) => pc::main(*args),
+            Command::Vm(VmCommand::Embedded) => outboard_demo::main(),
+            Command::Vm(VmCommand::EmbeddedPc(args)) => pc::plugin(&args),
+            Command::Stat(args) => outboard_stat::main(&args),
+            Command::Stop(args) => outboard_reach::main(Order::Stop, &args),
+            Command::Pause(args) => outboard_reach::main(Order::Pause, &args),
+            Command::Resume(args) => outboard_reach::main(Order::Resume, &args),
+            Command::Status(args) => outboard_reach::main(Order::Status, &args),
+            Command::Trace(args) => outboard_trace::main(&args),
+            Command::Replay(args) => {
+                let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
+                outboard_replay::main(&args, &embedded)
+            }
+            Command::Bench(args) => bench(&args),
+            Command::BenchPlugin { words } => outboard_bench::plugin::main(&words),
+            Command::Policy(command) => policy::main(&command),
         }
     }
 }
