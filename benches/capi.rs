@@ -83,7 +83,7 @@ impl Vmm {
             BlockRef::new(&to_plugin, 0).expect("a block"),
             BlockRef::new(&to_vmm, 0).expect("a block"),
             Spinner::new(SpinMode::Always, 2_000_000),
-            Arc::new(SpinLimit::new(2)),
+            Arc::new(SpinLimit::new(2, 1)),
             Arc::new(OnceLock::new()),
         );
         std::thread::spawn(move || greet(&theirs, &[down.as_fd(), up.as_fd()]));

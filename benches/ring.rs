@@ -95,7 +95,7 @@ fn idle(ticks: u64) {
 fn exchange(vmm: &[usize], plugin: &[usize], mode: SpinMode, khz: u64, drive: impl FnOnce(&mut VmmEnd) + Send) {
     let (down, up) = (memfd::blocks(), memfd::blocks());
     let cpus = pin::allowed().len() as u32;
-    let limit = || Arc::new(SpinLimit::for_mode(mode, cpus));
+    let limit = || Arc::new(SpinLimit::for_mode(mode, cpus, 1));
     let mut vmm_end = VmmEnd::new(
         BlockRef::new(&Arc::new(Blocks::map(down.as_fd(), 1, Access::Write).expect("map")), 0).expect("block"),
         BlockRef::new(&Arc::new(Blocks::map(up.as_fd(), 1, Access::Read).expect("map")), 0).expect("block"),

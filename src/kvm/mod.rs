@@ -13,6 +13,7 @@ mod system;
 mod vcpu;
 mod vm;
 
+pub use crate::sys::kvm_vm_fd::Held;
 pub use access::{Access, Space};
 pub use error::{KvmError, Object, OpenError};
 pub use exit::{Direction, Exit, HypervExit, InternalError, Mmio, PortIo};

@@ -7,9 +7,10 @@ use kvm_bindings::*;
 use super::error::{KvmError, Object};
 use super::run::RunPage;
 use crate::sys::Errno;
+use crate::sys::descriptors;
 use crate::sys::ioctl::{self, KernelData, NoArg, Read, Table, TableBuf, Write};
 use crate::sys::kvm_requests::*;
-use crate::sys::kvm_vm_fd::VcpuFd;
+use crate::sys::kvm_vm_fd::{Held, VcpuFd};
 
 /// A vCPU. Its calls belong on one thread at a time: KVM lets others wait until [`run`](Self::run)
 /// returns.
@@ -32,6 +33,23 @@ impl Vcpu {
     /// The number the vCPU was created with.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Gives the calling thread a table of descriptors of its own with this vCPU's and `others` in it and nothing else.
+    ///
+    /// The thread that runs the guest needs no more, so whoever took it over would get hold of no more. And requests on
+    /// descriptors of a table that no other thread shares need not count their users, which saves 30 to 45 ns at each
+    /// `KVM_RUN` (measured, see README). The vCPU must be held ([`hold`](Self::hold)) by a thread with the old table.
+    ///
+    /// # Errors
+    /// Those of [`descriptors::keep_only`].
+    pub fn keep_only(&self, others: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        descriptors::keep_only(&[&[self.as_fd()], others].concat())
+    }
+
+    /// Keeps the vCPU's descriptor open as long as the result lives.
+    pub fn hold(&self) -> Held {
+        self.fd.hold()
     }
 
     /// Runs the guest until it exits; [`RunPage::exit`] then says why. Neither allocates nor formats.

@@ -110,7 +110,7 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
     let tsc_khz = tsc_khz(&machine);
     let stats = SharedStats::new(&header(settings, tsc_khz)).map_err(StartError::call("making the counters"))?;
     let cpus = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?.len() as u32;
-    let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus));
+    let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus, settings.vcpus));
     let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
     let rings: Vec<Arc<OnceLock<Ring>>> = (0..=settings.vcpus).map(|_| Arc::default()).collect();
     let seats = (0..settings.vcpus as usize).map(|index| {

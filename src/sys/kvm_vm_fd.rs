@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
@@ -44,8 +44,16 @@ pub struct VmFd {
 
 /// The descriptor of a vCPU, which keeps the memory of its VM mapped.
 pub struct VcpuFd {
-    fd: OwnedFd,
+    /// That of `owner`, where the way to the guest finds it without another look at memory.
+    number: RawFd,
+    owner: Arc<OwnedFd>,
     _vm: Arc<VmFd>,
+}
+
+/// A part in a vCPU's descriptor, see [`VcpuFd::hold`].
+#[derive(Debug)]
+pub struct Held {
+    _owner: Arc<OwnedFd>,
 }
 
 impl VmFd {
@@ -63,8 +71,8 @@ impl VmFd {
     /// # Errors
     /// Those of `KVM_CREATE_VCPU`: `EEXIST` for a number in use, `EINVAL` for one too large.
     pub fn create_vcpu(self: &Arc<Self>, id: u32) -> Result<VcpuFd, Errno> {
-        let fd = ioctl::new_fd(self.fd.as_fd(), KVM_CREATE_VCPU, id.into())?;
-        Ok(VcpuFd { fd, _vm: Arc::clone(self) })
+        let owner = Arc::new(ioctl::new_fd(self.fd.as_fd(), KVM_CREATE_VCPU, id.into())?);
+        Ok(VcpuFd { number: owner.as_raw_fd(), owner, _vm: Arc::clone(self) })
     }
 
     /// Backs guest memory from `guest_addr` on with `bytes` bytes of a mapping, from `offset` on, and
@@ -185,6 +193,11 @@ impl AsFd for VmFd {
 }
 
 impl VcpuFd {
+    /// Keeps the descriptor open as long as the result lives. It cannot be used by that.
+    pub fn hold(&self) -> Held {
+        Held { _owner: Arc::clone(&self.owner) }
+    }
+
     /// Switches a capability of the vCPU on.
     ///
     /// # Errors
@@ -196,8 +209,10 @@ impl VcpuFd {
 }
 
 impl AsFd for VcpuFd {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        // SAFETY: `owner` has this number and keeps it open as long as this value lives.
+        unsafe { BorrowedFd::borrow_raw(self.number) }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod affinity;
 pub mod creds;
+pub mod descriptors;
 pub mod errno;
 pub mod eventfd;
 pub mod file;

@@ -22,10 +22,12 @@ pub enum Ended {
         /// What it did.
         violation: Violation,
     },
-    /// The thread could not load its seccomp filter.
+    /// The thread could not confine itself.
     Unconfined {
         /// Number of the vCPU.
         vcpu: u32,
+        /// What it could not do, as in "could not ...".
+        step: &'static str,
         /// Why.
         errno: Errno,
     },
@@ -55,8 +57,8 @@ impl fmt::Display for Ended {
             Ended::Stopped => f.write_str("the vCPU was stopped"),
             Ended::GuestShutdown(end) | Ended::GuestFailed(end) => end.fmt(f),
             Ended::Violation { vcpu, violation } => write!(f, "on vCPU {vcpu} the plugin {violation}"),
-            Ended::Unconfined { vcpu, errno } => {
-                write!(f, "the thread of vCPU {vcpu} could not load its seccomp filter: {errno}")
+            Ended::Unconfined { vcpu, step, errno } => {
+                write!(f, "the thread of vCPU {vcpu} could not {step}: {errno}")
             }
             Ended::Run { vcpu, errno } => write!(f, "KVM_RUN of vCPU {vcpu} failed: {errno}"),
         }

@@ -2,6 +2,7 @@
 
 use core::convert::Infallible;
 use core::sync::atomic::Ordering;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::action::{Action, decide};
@@ -94,6 +95,14 @@ impl Runner {
     /// Number of the vCPU.
     pub fn id(&self) -> u32 {
         self.vcpu.id()
+    }
+
+    /// Lets the calling thread use the vCPU and `others`, and no other descriptor, see [`Vcpu::keep_only`].
+    ///
+    /// # Errors
+    /// Those of [`Vcpu::keep_only`].
+    pub fn keep_only(&self, others: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        self.vcpu.keep_only(others)
     }
 
     /// Runs the guest until it ends or is stopped. Called once, on the thread that shall run it; the plugin is told of the

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::ended::Ended;
-use super::run::Waiting;
-use crate::kvm::Vcpu;
+use super::run::{Runner, Waiting};
+use crate::kvm::{Held, Vcpu};
 use crate::sys::eventfd::EventFd;
 use crate::sys::seccomp::{self, Instruction, Scope};
 use crate::sys::{Errno, affinity};
@@ -30,8 +30,57 @@ struct Report {
 pub struct Seat {
     /// How to pause and stop it.
     pub control: Arc<Control>,
-    /// The eventfd that the plugin may wait on; made when the plugin asks for it.
+    /// The eventfd that the plugin may wait on; made when the plugin asks for it or the vCPU starts.
     pub eventfd: Arc<OnceLock<OwnedFd>>,
+}
+
+impl Seat {
+    fn doorbell(&self) -> Result<&OwnedFd, Errno> {
+        if let Some(fd) = self.eventfd.get() {
+            return Ok(fd);
+        }
+        let fresh = EventFd::new()?.into();
+        Ok(self.eventfd.get_or_init(|| fresh))
+    }
+}
+
+/// What a vCPU thread takes along.
+struct Body {
+    runner: Runner,
+    cpus: Option<Vec<usize>>,
+    filter: Option<Arc<[Instruction]>>,
+    sender: Sender<Report>,
+    notice: Arc<EventFd>,
+    doorbell: Arc<OnceLock<OwnedFd>>,
+}
+
+impl Body {
+    fn run(mut self) {
+        let vcpu = self.runner.id();
+        if let Some(cpus) = &self.cpus
+            && let Err(errno) = affinity::allow(cpus)
+        {
+            log::warn!("vCPU {vcpu} cannot be kept on CPUs {cpus:?}: {errno}");
+        }
+        let ended = match self.confine() {
+            Ok(()) => self.runner.run(),
+            Err((step, errno)) => Ended::Unconfined { vcpu, step, errno },
+        };
+        // The receiver outlives the threads; were it gone, nobody would want to know.
+        let _ = self.sender.send(Report { vcpu, ended });
+        let _ = self.notice.signal();
+        // Only now, with `self`: a plugin that learns of the end may exit at once, and the reason shall be known before.
+    }
+
+    /// Gives up what running the guest does not take.
+    fn confine(&self) -> Result<(), (&'static str, Errno)> {
+        let stderr = std::io::stderr();
+        let doorbell = self.doorbell.get().map(AsFd::as_fd);
+        let others: Vec<_> = [stderr.as_fd(), self.notice.as_fd()].into_iter().chain(doorbell).collect();
+        self.runner.keep_only(&others).map_err(|errno| ("give its descriptors up", errno))?;
+        let Some(filter) = &self.filter else { return Ok(()) };
+        seccomp::load(filter, Scope::Thread, false).map_err(|errno| ("load its seccomp filter", errno))
+    }
 }
 
 /// The vCPUs of a VM.
@@ -39,7 +88,8 @@ pub struct VcpuSet {
     seats: Vec<Seat>,
     /// vCPUs that wait for the start.
     waiting: Vec<Waiting>,
-    threads: Vec<Option<JoinHandle<()>>>,
+    /// The threads, which have tables of descriptors of their own, and what keeps the vCPUs open in this one's.
+    threads: Vec<Option<(JoinHandle<()>, Held)>>,
     started: bool,
     reports: Receiver<Report>,
     sender: Sender<Report>,
@@ -82,7 +132,7 @@ impl VcpuSet {
     /// gives the CPUs that a vCPU may run on, if that was asked for; `filter` is loaded by each thread before the guest runs.
     ///
     /// # Errors
-    /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, then those made are stopped.
+    /// `EINVAL` on a second start; `EAGAIN` if a thread cannot be made, `EMFILE` if an eventfd cannot; then those made are stopped.
     pub fn start(
         &mut self,
         vcpus: Vec<Vcpu>,
@@ -92,39 +142,29 @@ impl VcpuSet {
         if core::mem::replace(&mut self.started, true) {
             return Err(Errno::EINVAL);
         }
-        let mut failed = Ok(());
-        for (waiting, vcpu) in self.waiting.drain(..).zip(vcpus) {
-            let mut runner = waiting.with(vcpu);
-            let (vcpu, sender, notice) = (runner.id(), self.sender.clone(), Arc::clone(&self.notice));
-            let (cpus, filter) = (cpus(vcpu), filter.clone());
-            let body = move || {
-                if let Some(cpus) = cpus
-                    && let Err(errno) = affinity::allow(&cpus)
-                {
-                    log::warn!("vCPU {vcpu} cannot be kept on CPUs {cpus:?}: {errno}");
-                }
-                let ended = match filter.map_or(Ok(()), |filter| seccomp::load(&filter, Scope::Thread, false)) {
-                    Ok(()) => runner.run(),
-                    Err(errno) => Ended::Unconfined { vcpu, errno },
-                };
-                // The receiver outlives the threads; were it gone, nobody would want to know.
-                let _ = sender.send(Report { vcpu, ended });
-                let _ = notice.signal();
-                // Only now: a plugin that learns of the end may exit at once, and the reason shall be known before.
-                drop(runner);
-            };
-            match std::thread::Builder::new().name(format!("vcpu{vcpu}")).spawn(body) {
-                Ok(thread) => self.threads.push(Some(thread)),
-                Err(error) => {
-                    failed = Err(Errno::from(error));
+        let mut started = Ok(());
+        for ((waiting, vcpu), seat) in self.waiting.drain(..).zip(vcpus).zip(&self.seats) {
+            let (cpus, filter) = (cpus(vcpu.id()), filter.clone());
+            let held = vcpu.hold();
+            let thread = seat.doorbell().and_then(|_| {
+                let (sender, notice, doorbell) =
+                    (self.sender.clone(), Arc::clone(&self.notice), Arc::clone(&seat.eventfd));
+                let body = Body { runner: waiting.with(vcpu), cpus, filter, sender, notice, doorbell };
+                let name = format!("vcpu{}", body.runner.id());
+                std::thread::Builder::new().name(name).spawn(move || body.run()).map_err(Errno::from)
+            });
+            match thread {
+                Ok(thread) => self.threads.push(Some((thread, held))),
+                Err(errno) => {
+                    started = Err(errno);
                     break;
                 }
             }
         }
-        if failed.is_err() {
+        if started.is_err() {
             self.stop();
         }
-        failed
+        started
     }
 
     /// Gives each vCPU of the mask a PAUSED event.
@@ -152,14 +192,7 @@ impl VcpuSet {
     /// `ENOENT` past the last vCPU; `EMFILE`.
     pub fn event_fd(&self, vcpu: u32) -> Result<OwnedFd, Errno> {
         let seat = self.seats.get(vcpu as usize).ok_or(Errno::ENOENT)?;
-        let fd = match seat.eventfd.get() {
-            Some(fd) => fd,
-            None => {
-                let fresh = EventFd::new()?.into();
-                seat.eventfd.get_or_init(|| fresh)
-            }
-        };
-        fd.try_clone().map_err(Errno::from)
+        seat.doorbell()?.try_clone().map_err(Errno::from)
     }
 
     /// Why vCPUs ended since the last call; each reason names its vCPU where that matters.
@@ -191,7 +224,7 @@ impl VcpuSet {
     }
 
     fn take(&mut self, report: Report) -> Ended {
-        if let Some(thread) = self.threads.get_mut(report.vcpu as usize).and_then(Option::take) {
+        if let Some((thread, _held)) = self.threads.get_mut(report.vcpu as usize).and_then(Option::take) {
             let _ = thread.join();
         }
         report.ended

@@ -146,7 +146,7 @@ impl Bench {
         let blocks = Arc::new(Blocks::<ToVmm>::map(fds[1].as_fd(), 1, Access::Write).expect("to_vmm"));
         let to_plugin = BlockRef::new(&Arc::new(to_plugin), 0).expect("a block");
         let spinner = Spinner::new(SpinMode::Auto, hello.tsc_khz);
-        let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus)));
+        let end = PluginEnd::new(to_plugin, view(&blocks), spinner, Arc::new(SpinLimit::new(hello.cpus, hello.vcpus)));
         let mut bench = Bench { raw, _memory: memory, end, to_vmm: view(&blocks), blocks, seq: 0 };
         assert_eq!(bench.event().kind, event_kind::INIT);
         bench

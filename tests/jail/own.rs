@@ -1,4 +1,5 @@
-//! The VMM's own filters: each of its threads has them, unless they are switched off.
+//! How the VMM confines itself: each of its threads has filters, unless they are switched off, and a vCPU's thread few
+//! descriptors.
 
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use crate::common::suite::{Case, Tested, case};
 
 pub const CASES: &[Case] = &[
     case!(waits_beside_a_guest).around(every_thread_of_the_vmm_is_filtered),
+    case!(waits_with_descriptors).around(a_vcpu_thread_has_few_descriptors),
     case!(waits_without_filters).around(no_thread_of_the_vmm_is_filtered),
 ];
 
@@ -19,6 +21,10 @@ fn waits_beside_a_guest() -> Tested {
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
+}
+
+fn waits_with_descriptors() -> Tested {
+    waits_beside_a_guest()
 }
 
 fn waits_without_filters() -> Tested {
@@ -67,6 +73,32 @@ fn every_thread_of_the_vmm_is_filtered(case: &Case) -> Tested {
     let filtered = |name: &str, own: u32| (name.to_owned(), "2".to_owned(), (before + own).to_string());
     // The thread of a vCPU begins with the main thread's.
     assert_eq!(seen(case, &[]), [filtered("outboard", 1), filtered("vcpu0", 2)]);
+    Ok(())
+}
+
+fn a_vcpu_thread_has_few_descriptors(case: &Case) -> Tested {
+    let mut marked = start(&mut case.program());
+    marked.running.says("ready");
+    let pid = marked.running.pid();
+    let of_vcpu0 = |task: &Path| thread(task).0 == "vcpu0";
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?.map(|task| task.expect("an entry").path());
+    let vcpu0 = tasks.into_iter().find(|task| of_vcpu0(task)).expect("the thread of the vCPU");
+    let targets = |folder: &Path| {
+        let all = std::fs::read_dir(folder.join("fd")).expect("the descriptors");
+        let link = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.expect("an entry").path());
+        let mut all: Vec<_> = all.map(|entry| link(entry).expect("open").display().to_string()).collect();
+        all.sort();
+        all
+    };
+    let own = targets(&vcpu0);
+    let all = targets(Path::new(&format!("/proc/{pid}")));
+    marked.running.tell("end");
+    marked.ended().expect(0);
+    // Standard error is the fourth, whatever it is.
+    let known: Vec<_> = own.iter().filter(|target| target.starts_with("anon_inode:")).collect();
+    assert_eq!(known, ["anon_inode:[eventfd]", "anon_inode:[eventfd]", "anon_inode:kvm-vcpu:0"], "{own:?}");
+    assert_eq!(own.len(), 4, "{own:?}");
+    assert!(all.iter().any(|target| target.contains("kvm-vm")) && all.len() > 8, "{all:?}");
     Ok(())
 }
 

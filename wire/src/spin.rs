@@ -138,29 +138,32 @@ impl Spinner {
 #[derive(Debug)]
 pub struct SpinLimit {
     used: AtomicU32,
-    limit: u32,
+    /// `None` where nobody needs to be counted. Counting takes a locked instruction when what was awaited is there already.
+    limit: Option<u32>,
 }
 
 impl SpinLimit {
-    /// A limit for a machine on which VMM and plugin may use `cpus` CPUs together.
-    pub fn new(cpus: u32) -> SpinLimit {
-        SpinLimit { used: AtomicU32::new(0), limit: cpus.saturating_sub(1) }
+    /// A limit for `waiters` threads on a machine on which VMM and plugin may use `cpus` CPUs together.
+    pub fn new(cpus: u32, waiters: u32) -> SpinLimit {
+        let limit = cpus.saturating_sub(1);
+        SpinLimit { used: AtomicU32::new(0), limit: (waiters > limit).then_some(limit) }
     }
 
     /// A limit that never refuses (`--spin always`).
     pub fn unlimited() -> SpinLimit {
-        SpinLimit { used: AtomicU32::new(0), limit: u32::MAX }
+        SpinLimit { used: AtomicU32::new(0), limit: None }
     }
 
     /// The limit for a policy: only the automatic one is limited, the others are the user's own decision.
-    pub fn for_mode(mode: SpinMode, cpus: u32) -> SpinLimit {
-        if mode == SpinMode::Auto { SpinLimit::new(cpus) } else { SpinLimit::unlimited() }
+    pub fn for_mode(mode: SpinMode, cpus: u32, waiters: u32) -> SpinLimit {
+        if mode == SpinMode::Auto { SpinLimit::new(cpus, waiters) } else { SpinLimit::unlimited() }
     }
 
     /// Takes the right to spin, if there is one left. Give it back with [`SpinLimit::leave`].
     #[inline]
     pub fn enter(&self) -> bool {
-        if self.used.fetch_add(1, Ordering::Relaxed) < self.limit {
+        let Some(limit) = self.limit else { return true };
+        if self.used.fetch_add(1, Ordering::Relaxed) < limit {
             return true;
         }
         self.used.fetch_sub(1, Ordering::Relaxed);
@@ -170,7 +173,9 @@ impl SpinLimit {
     /// Gives the right to spin back.
     #[inline]
     pub fn leave(&self) {
-        self.used.fetch_sub(1, Ordering::Relaxed);
+        if self.limit.is_some() {
+            self.used.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -250,13 +255,22 @@ mod tests {
 
     #[test]
     fn one_cpu_is_kept_free() {
-        let limit = SpinLimit::new(2);
+        let limit = SpinLimit::new(2, 2);
         assert!(limit.enter());
         assert!(!limit.enter());
         limit.leave();
         assert!(limit.enter());
-        assert!(!SpinLimit::new(1).enter());
-        assert!(!SpinLimit::new(0).enter());
-        assert!(SpinLimit::for_mode(SpinMode::Always, 1).enter());
+        assert!(!SpinLimit::new(1, 1).enter());
+        assert!(!SpinLimit::new(0, 1).enter());
+        assert!(SpinLimit::for_mode(SpinMode::Always, 1, 8).enter());
+    }
+
+    #[test]
+    fn who_is_alone_is_not_counted() {
+        let limit = SpinLimit::for_mode(SpinMode::Auto, 2, 1);
+        assert!(limit.enter());
+        limit.leave();
+        assert!(limit.enter());
+        assert_eq!(limit.used.load(Ordering::Relaxed), 0);
     }
 }

@@ -44,7 +44,7 @@ impl Pair {
     }
 
     fn ends(&self, index: usize, mode: SpinMode) -> (VmmEnd, PluginEnd) {
-        let limit = || Arc::new(SpinLimit::for_mode(mode, 2));
+        let limit = || Arc::new(SpinLimit::for_mode(mode, 2, 1));
         let vmm = VmmEnd::new(
             BlockRef::new(&self.to_plugin[0], index).unwrap(),
             BlockRef::new(&self.to_vmm[0], index).unwrap(),

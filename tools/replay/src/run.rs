@@ -107,6 +107,7 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mu
     let spin = Arc::new(SpinLimit::for_mode(
         SpinMode::Auto,
         std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        all.len() as u32,
     ));
     let pace = how.keep_pace.then(|| (Instant::now(), trace.header.start_tsc, trace.header.tsc_khz));
     let times = Mutex::new(table);

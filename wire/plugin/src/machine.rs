@@ -45,7 +45,7 @@ impl Machine {
         let to_vmm = Blocks::<ToVmm>::map(to_vmm.as_fd(), count, Access::Write);
         let (to_plugin, to_vmm) = to_plugin.and_then(|first| Ok((first, to_vmm?))).map_err(map)?;
         let (to_plugin, to_vmm) = (Arc::new(to_plugin), Arc::new(to_vmm));
-        let limit = Arc::new(SpinLimit::for_mode(mode, hello.cpus));
+        let limit = Arc::new(SpinLimit::for_mode(mode, hello.cpus, hello.vcpus));
         let vcpus = (0..count).map(|index| {
             let blocks = (BlockRef::new(&to_plugin, index)?, BlockRef::new(&to_vmm, index)?);
             let end = PluginEnd::new(blocks.0, blocks.1, Spinner::new(mode, hello.tsc_khz), Arc::clone(&limit));

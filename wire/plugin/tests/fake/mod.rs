@@ -136,7 +136,7 @@ impl FakeVcpu {
             BlockRef::new(to_plugin, index).unwrap(),
             BlockRef::new(to_vmm, index).unwrap(),
             Spinner::new(SpinMode::Auto, 2_000_000),
-            Arc::new(SpinLimit::new(2)),
+            Arc::new(SpinLimit::new(2, 1)),
             Arc::clone(&eventfd),
         );
         FakeVcpu { end, eventfd, never: AtomicU32::new(0) }
