@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::ranges::{RangeKind, Space};
 use super::rules::{Hint, HintDetail, Rules, RulesCell};
 use super::wiring::Wiring;
+use super::written::WrittenMemory;
 use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
 use outboard_wire::control::{
@@ -66,6 +67,13 @@ impl Machine {
             self.made.push(self.vm.create_vcpu(id)?);
         }
         Ok(core::mem::take(&mut self.made))
+    }
+
+    /// Begins to watch what the guest writes to its memory. Before the first slot is made.
+    pub fn watch_memory(&mut self) -> Arc<WrittenMemory> {
+        let written = Arc::new(WrittenMemory::new(self.vm.dirty_logs()));
+        self.memory.watch(Arc::clone(&written));
+        written
     }
 
     /// The rules as the vCPU threads see them.

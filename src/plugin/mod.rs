@@ -11,6 +11,7 @@ mod supervisor;
 mod connections;
 mod manage;
 mod managed;
+mod memory_trace;
 mod recorder;
 mod setup;
 mod shared;

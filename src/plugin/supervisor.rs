@@ -60,6 +60,8 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Where to record a trace of the whole run.
     pub trace: Option<PathBuf>,
+    /// The trace holds what the guest writes to its memory.
+    pub trace_memory: bool,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.

@@ -23,3 +23,4 @@ pub mod set;
 pub mod spread;
 pub mod stats;
 pub mod tracer;
+pub mod witness;

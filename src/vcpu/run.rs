@@ -359,6 +359,9 @@ impl Runner {
     /// Posts a write, item by item: a string write is as many writes as it has items.
     #[inline]
     fn post(&mut self, access: &Access, at: Moment) -> Result<(), Ended> {
+        if self.control.tracing() {
+            self.tracer.memory();
+        }
         for item in self.vcpu.page().data(access).chunks(usize::from(access.width.max(1))) {
             let write = PostedWrite {
                 mmio: access.space == Space::Mmio,
@@ -378,6 +381,9 @@ impl Runner {
     /// follows in any case.
     #[inline]
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
+        if self.control.tracing() {
+            self.tracer.memory();
+        }
         self.end.publish(event);
         let published = clock::now();
         // The plugin is at work now, so counting the exit before this one costs nobody time.

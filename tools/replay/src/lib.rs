@@ -1,8 +1,8 @@
 //! `outboard replay`: feeds a recorded trace to a plugin, through the same rings and the same library as a VM would, and
 //! compares its answers with the recorded ones. It needs no KVM, so a device model can be tested and measured anywhere.
 //!
-//! What a plugin does that no trace holds does not happen: nobody signals its io events, and the guest's memory has what
-//! the plugin itself put there.
+//! What a plugin does that no trace holds does not happen: nobody signals its io events. The guest's memory has what the
+//! plugin itself put there, and what the guest wrote, if the trace was recorded with `--trace-memory`.
 
 mod compare;
 mod feed;
