@@ -21,7 +21,7 @@ use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
-use crate::plugin::{self, Affinity, Report, Settings, SocketError, StartError};
+use crate::plugin::{self, Affinity, Drill, Report, Settings, SocketError, StartError};
 use crate::report::{self, Floors};
 use outboard_reach::{ManageArgs, Order};
 use outboard_replay::Embedded;
@@ -173,6 +173,10 @@ struct RunArgs {
     #[command(flatten)]
     jail: JailArgs,
 
+    /// Run this in place of the plugin's guest, for outboard bench --plugin.
+    #[arg(long, hide = true, value_name = "PATTERN", value_parser = config::drill)]
+    drill: Option<Drill>,
+
     /// Print the end report as one line of JSON on standard output.
     #[arg(long)]
     json: bool,
@@ -282,9 +286,9 @@ impl Command {
 }
 
 fn bench(args: &outboard_bench::BenchArgs) -> u8 {
-    let floor = |kind, rounds| {
+    let floor = |instruction: &[u8], rounds| {
         let system = System::open(Path::new("/dev/kvm")).map_err(|error| error.to_string())?;
-        let ticks = floor::periods(&system, kind, rounds).map_err(|error| error.to_string())?;
+        let ticks = floor::periods(&system, instruction, rounds).map_err(|error| error.to_string())?;
         ticks.ok_or_else(|| "KVM handed out something else".to_owned())
     };
     outboard_bench::main(args, &outboard_bench::Around { plugin_command: BENCH_PLUGIN.into(), floor: &floor })
@@ -339,7 +343,7 @@ fn finish(args: &RunArgs, report: &Report) -> u8 {
     let floors = if wanted { Floors::measure(report) } else { Floors::default() };
     // A reader that went away, such as `head`, is no failure of the run.
     if args.json {
-        let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
+        let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors, args.drill.is_some()));
     } else if wanted && embedded {
         let _ = write!(std::io::stdout(), "\n{}", report::table(report, &floors));
     } else if wanted {
@@ -404,6 +408,7 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         trace: args.watch.trace.clone(),
         trace_memory: args.watch.trace_memory,
         socket: args.watch.socket.clone(),
+        drill: args.drill,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
         files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),

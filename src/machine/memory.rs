@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use memmap2::MmapOptions;
+use memmap2::{MmapMut, MmapOptions};
 
 use super::ids::Objects;
 use super::written::WrittenMemory;
@@ -63,6 +63,25 @@ impl Memory {
             written.add(id, request, memory, dirty_log);
         }
         Ok(id)
+    }
+
+    /// Gives the guest memory of the VMM's own, with these bytes in it, at the first of the addresses that is free. Returns
+    /// which it was.
+    ///
+    /// # Errors
+    /// `ENOSPC` if there is none or no number for a slot is left; what mmap(2) says.
+    pub fn create_own(&mut self, vm: &Vm, addresses: &[u64], bytes: impl Fn(u64) -> Vec<u8>) -> Result<u64, Errno> {
+        let id = self.slots.next_id()?;
+        for start in addresses {
+            let bytes = bytes(*start);
+            let mut map = MmapMut::map_anon(bytes.len()).map_err(Errno::from)?;
+            map.copy_from_slice(&bytes);
+            if vm.set_memory_slot(id, 0, *start, Arc::new(map.into()), 0, bytes.len() as u64).is_ok() {
+                self.slots.insert(id, Slot { pages: bytes.len() as u64 / PAGE, dirty_log: false });
+                return Ok(*start);
+            }
+        }
+        Err(Errno(libc::ENOSPC))
     }
 
     /// Takes a slot out of the guest and unmaps it.

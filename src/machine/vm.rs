@@ -26,6 +26,9 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 /// One page for the same purpose (api.rst, `KVM_SET_IDENTITY_MAP_ADDR`), below the three.
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 
+/// Where memory of the VMM's own may be: below those pages, below the IOAPIC, and behind what plugins use.
+const OWN_MEMORY: [u64; 3] = [0xfffb_0000, 0xfeb0_0000, 0xf_0000_0000];
+
 /// A VM and what the plugin built into it.
 pub struct Machine {
     pub(super) system: System,
@@ -92,6 +95,14 @@ impl Machine {
     /// As listed there.
     pub fn create_memory(&mut self, request: &CreateMemory, fd: &OwnedFd) -> Result<u32, Errno> {
         self.memory.create(&self.vm, request, fd)
+    }
+
+    /// Gives the guest memory of the VMM's own, where neither the plugin nor KVM has any.
+    ///
+    /// # Errors
+    /// As [`Memory::create_own`].
+    pub fn create_own_memory(&mut self, bytes: impl Fn(u64) -> Vec<u8>) -> Result<u64, Errno> {
+        self.memory.create_own(&self.vm, &OWN_MEMORY, bytes)
     }
 
     /// Takes a memory slot away.

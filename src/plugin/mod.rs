@@ -20,4 +20,5 @@ mod start;
 pub use manage::SocketError;
 pub use recorder::TraceError;
 pub use setup::StartError;
+pub use start::Drill;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -144,6 +144,7 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
         memory_taken: false,
         taps,
         affinity,
+        drill: settings.drill.map(|drill| drill.pattern),
         vcpu_filter: None,
     })
 }

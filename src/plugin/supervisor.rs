@@ -16,7 +16,7 @@ use super::process::PluginProcess;
 use super::recorder::TraceFile;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
-use super::start;
+use super::start::{self, Drill};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
 use crate::jail::filter;
 use crate::jail::plan::Plan;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub trace: Option<PathBuf>,
     /// The trace holds what the guest writes to its memory.
     pub trace_memory: bool,
+    /// What is measured in place of the plugin's guest.
+    pub drill: Option<Drill>,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
@@ -180,7 +182,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let (plan, control) = start::spawn_plan(settings, open_files)?;
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
     // has a VM costs more, and keeps the VM open.
-    let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
+    let starting = start::begin(&plan, settings)?;
     let mut host = setup::host(settings, ready)?;
     let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
     let process = starting.finish().map_err(StartError::Spawn)?;

@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod control;
+pub mod drill;
 pub mod ended;
 pub mod exits;
 pub mod registers;

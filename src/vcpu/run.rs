@@ -124,6 +124,8 @@ impl Runner {
         let (tsc, cpu) = clock::now_and_cpu();
         let init = Event { kind: event_kind::INIT, tsc, cpu, ..Event::default() };
         self.converse(&init, false)?;
+        let drilled = self.control.enter_drill(&self.vcpu);
+        drilled.map_err(|error| Ended::Run { vcpu: self.id(), errno: error.errno })?;
         self.stats.note_asked(0, 0);
         let mut entered = clock::now();
         self.tracer.entered(entered);
@@ -388,17 +390,11 @@ impl Runner {
         let published = clock::now();
         // The plugin is at work now, so counting the exit before this one costs nobody time.
         self.stats.settle_with(self.end.counts());
-        let answer = self.wait_answer(published, event.cpu)?;
+        let mut answer = self.wait_answer(published, event.cpu)?;
         let Answer { kind, flags, files, want, .. } = answer;
-        if kind == answer_kind::RESUME && (flags | files) == 0 && want == self.registers.wanted() {
-            let answered = clock::now();
-            self.stats.note_asked(published, answered);
-            if self.control.tracing() {
-                self.trace_exchange(event, &answer, published, answered);
-            }
-            return Ok(answer);
+        if kind != answer_kind::RESUME || (flags | files) != 0 || want != self.registers.wanted() {
+            answer = self.converse_on(answer, reentering)?;
         }
-        let answer = self.converse_on(answer, reentering)?;
         let answered = clock::now();
         self.stats.note_asked(published, answered);
         if self.control.tracing() {
