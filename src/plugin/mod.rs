@@ -15,10 +15,11 @@ mod memory_trace;
 mod recorder;
 mod setup;
 mod shared;
+mod socket_file;
 mod start;
 
-pub use manage::SocketError;
 pub use recorder::TraceError;
 pub use setup::StartError;
+pub use socket_file::SocketError;
 pub use start::Drill;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -4,11 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::manage::SocketError;
 use super::process::SpawnError;
 use super::recorder::{Recorder, TraceError};
 use super::requests::Host;
 use super::shared::SharedBlocks;
+use super::socket_file::SocketError;
 use super::supervisor::Settings;
 use crate::event::EventError;
 use crate::jail::parent::ParentFault;

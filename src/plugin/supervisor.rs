@@ -16,6 +16,7 @@ use super::process::PluginProcess;
 use super::recorder::TraceFile;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
+use super::socket_file::SocketFile;
 use super::start::{self, Drill};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
 use crate::jail::filter;
@@ -178,13 +179,15 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let ready = setup::check(settings)?;
     let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
     let trace = settings.trace.as_deref().map(TraceFile::create).transpose()?;
+    let socket = settings.socket.as_deref().map(SocketFile::make).transpose()?;
     let started = Instant::now();
     let (plan, control) = start::spawn_plan(settings, open_files)?;
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
     // has a VM costs more, and keeps the VM open.
     let starting = start::begin(&plan, settings)?;
     let mut host = setup::host(settings, ready)?;
-    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
+    let manage = Manage::new(host.stats.number(), socket);
+    let manage = manage.map_err(|error| StartError::call("fcntl(F_SETFL)")(error.into()))?;
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);
