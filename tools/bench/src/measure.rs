@@ -81,6 +81,9 @@ pub fn measure(row: &Row, place: &Place, args: &BenchArgs, around: &Around<'_>) 
         ticks.iter().for_each(|ticks| period.saturating_record(clock::to_ns(*ticks, khz)));
         let exits = report["exits"].as_array().cloned().unwrap_or_default();
         own = exits.into_iter().find(|exit| exit["exit"] == row.kind.name() && row.by != By::Kernel);
+        if let Some(own) = &mut own {
+            own["kvm_run_mean_ns"] = report["inside_kvm_run_ns"]["mean"].clone();
+        }
         floor(&mut floors)?;
     }
     let p50 = |ns: &Histogram<u64>| ns.value_at_quantile(0.5) as i64;
