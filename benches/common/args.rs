@@ -9,12 +9,14 @@ pub struct Args {
     pub filter: String,
     /// The `--spin` policy of the VMM.
     pub spin: String,
+    /// More options of `outboard run`, such as `--no-vmm-seccomp`.
+    pub run: Vec<String>,
 }
 
 impl Args {
     /// Reads the command line of this process. Ends it with a sentence on words that are not known.
     pub fn parse() -> Args {
-        let mut args = Args { quick: false, filter: String::new(), spin: "auto".to_owned() };
+        let mut args = Args { quick: false, filter: String::new(), spin: "auto".to_owned(), run: Vec::new() };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -23,6 +25,7 @@ impl Args {
                 "--quick" => args.quick = true,
                 "--filter" => args.filter = value(&word, words.next()),
                 "--spin" => args.spin = value(&word, words.next()),
+                "--run" => args.run.push(value(&word, words.next())),
                 _ => usage(&format!("`{word}` is not known")),
             }
         }
@@ -45,6 +48,6 @@ fn value(option: &str, word: Option<String>) -> String {
 }
 
 fn usage(fault: &str) -> ! {
-    eprintln!("{fault}; the options are --quick, --filter TEXT and --spin POLICY");
+    eprintln!("{fault}; the options are --quick, --filter TEXT, --spin POLICY and --run OPTION");
     std::process::exit(2);
 }

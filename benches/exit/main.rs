@@ -1,6 +1,6 @@
 //! What an access of the guest costs that another process serves, beside the bare `KVM_RUN` loop on the same guest.
 //!
-//! `cargo bench --bench exit [-- --quick] [--filter TEXT] [--spin POLICY]`; JSON lines are appended to the file that
+//! `cargo bench --bench exit [-- --quick] [--filter TEXT] [--spin POLICY] [--run OPTION]`; JSON lines are appended to the file that
 //! `OUTBOARD_BENCH_JSON` names.
 //!
 //! The unit is the **period** from one exit to the next, by the TSC that the VMM reads right behind `KVM_RUN`: guest,
@@ -82,7 +82,7 @@ fn served(args: &Args, place: &Place, row: &Row, table: &mut Table<'_>) {
     }
     let amount = Amount::new(args);
     let bare = || Bare::new(row.access, amount.chunk, &place.vmm);
-    let start = |row| Served::start(row, amount.chunk, place, &args.spin);
+    let start = |row| Served::start(row, amount.chunk, place, args);
     let mut served = start(row);
     let bound = row.bound(place.is_apart(), place.is_together());
     let mut other: Option<Box<dyn Subject>> = match bound {

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use outboard_plugin::kvm_bindings::kvm_regs;
 use outboard_plugin::{Connection, Error, Event, Files, Space, Stopped, Vcpu, Write};
 
+use crate::common::args::Args;
 use crate::common::vmm::{JSON, Vmm, send, wait_go};
 use crate::common::{pin, place};
 use crate::row::{ROWS, Registers, Row};
@@ -19,9 +20,10 @@ pub struct Served {
 
 impl Served {
     /// Starts a row: the vCPU thread and the plugin on these CPUs.
-    pub fn start(row: &Row, chunk: u16, place: &place::Place, spin: &str) -> Served {
-        let options =
-            [JSON.to_owned(), format!("--cpu-affinity={}", place::word(&place.vmm)), format!("--spin={spin}")];
+    pub fn start(row: &Row, chunk: u16, place: &place::Place, args: &Args) -> Served {
+        let spin = &args.spin;
+        let own = [JSON.to_owned(), format!("--cpu-affinity={}", place::word(&place.vmm)), format!("--spin={spin}")];
+        let options = [&own, &args.run[..]].concat();
         let vmm = Vmm::start(&options, &[row.name, &chunk.to_string(), &place::word(&place.plugin)]);
         Served { vmm, chunk }
     }

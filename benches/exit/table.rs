@@ -15,7 +15,7 @@ const ADDED_P99: f64 = 2_000.0;
 pub struct Table<'a> {
     report: &'a Report,
     place: &'a Place,
-    spin: &'a str,
+    args: &'a Args,
     /// Nothing is printed before the first row.
     begun: bool,
 }
@@ -35,7 +35,7 @@ pub struct Line<'a> {
 impl<'a> Table<'a> {
     /// An empty table.
     pub fn new(report: &'a Report, place: &'a Place, args: &'a Args) -> Table<'a> {
-        Table { report, place, spin: &args.spin, begun: false }
+        Table { report, place, args, begun: false }
     }
 
     /// The name that filters see: `apart: port out`.
@@ -74,7 +74,8 @@ impl<'a> Table<'a> {
 
     fn head(&self) {
         let Place { name, vmm, plugin } = self.place;
-        println!("\n{name}: the vCPU on {}, the other side on {}; --spin {}; ns", word(vmm), word(plugin), self.spin);
+        let options = [&["--spin".to_owned(), self.args.spin.clone()], &self.args.run[..]].concat().join(" ");
+        println!("\n{name}: the vCPU on {}, the other side on {}; {options}; ns", word(vmm), word(plugin));
         if self.place.is_apart() {
             println!(
                 "bounds of what is added: an exchange 1.2 t + 100, posted t/2 + 60, registers 300 more than port out"
@@ -111,7 +112,8 @@ impl<'a> Table<'a> {
         let json = json!({
             "place": self.place.name,
             "cpus": {"vmm": self.place.vmm, "plugin": self.place.plugin},
-            "spin": self.spin,
+            "spin": self.args.spin,
+            "run": self.args.run,
             "period": self.report.quantiles(&measured.subject),
             "floor": self.report.quantiles(&measured.floor),
             "line": measured.line.as_ref().map(|ticks| self.report.quantiles(ticks)),
