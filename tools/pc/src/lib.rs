@@ -11,13 +11,17 @@
 //! - `acpi`, `smbios`: the tables that tell the guest of the devices and what they are called.
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
+//! - `clock`: the machine's time, which is that of the guest's accesses.
 //! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
 //! - `files`: what the machine is made of, opened.
 //! - [`host`]: what the machine asks of whoever runs the VM.
 //! - [`options`]: the command line.
+//! - `calendar`: dates.
 
 mod acpi;
 mod bus;
+mod calendar;
+mod clock;
 mod console;
 pub mod cpu;
 mod device;
@@ -42,6 +46,7 @@ use std::ffi::OsString;
 
 use clap::Parser;
 
+pub use calendar::Date;
 pub use linked::Linked;
 pub use options::Options;
 pub use run::main;

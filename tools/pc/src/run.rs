@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bus::lock;
+use crate::clock::Clock;
 use crate::console::input;
 use crate::console::keys::keys;
 use crate::console::output::{Output, Wanted};
@@ -15,7 +16,7 @@ use crate::ending::{End, Ending};
 use crate::error::PcError;
 use crate::files::Files;
 use crate::kernel;
-use crate::machine::Machine;
+use crate::machine::{Around, Machine};
 use crate::memory::DISPLAY;
 use crate::options::{DebugConsole, Keys, Options};
 use crate::{cpu, report, serve};
@@ -54,11 +55,14 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     let to: Box<dyn Write + Send> = if options.vga { Box::new(io::sink()) } else { Box::new(io::stdout()) };
     let output = Output::new(to, exit_on, ending.clone())?;
     let cpus = vm.vcpu_count();
-    let machine = Machine::new(&mut vm, options, &mut files, cpus, &output, debug(options, &output), &ending)?;
+    let clock = Clock::new(vm.tsc_khz());
+    let debug = debug(options, &output);
+    let around = Around { cpus, clock: &clock, output: &output, debug, ending: &ending };
+    let machine = Machine::new(&mut vm, options, &mut files, around)?;
     vm.set_unclaimed(0xff)?;
     // Where KVM cannot tell its frequency, guests measure the TSC.
     let about = cpu::About { supported: vm.supported_cpuid()?, cpus, tsc_khz: vm.guest_tsc_khz().unwrap_or(0) };
-    let begin = serve::begin(about, machine.start.map(kernel::begin));
+    let begin = serve::begin(about, clock, machine.start.map(kernel::begin));
     serve::ask_for_refused_instructions(&mut vm)?;
     let machine = Arc::new(machine);
     let vcpus = (0..cpus).map(|id| vm.vcpu(id)).collect::<Result<Vec<_>, _>>()?;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::thread;
 
-use outboard_plugin::{Connection, Error, Event, Exit, Exits, Registers, Vcpu};
+use outboard_plugin::{Access, Connection, Error, Event, Exit, Exits, PostedWrite, Registers, Vcpu};
 
+use crate::bus::Cycle;
+use crate::clock::Clock;
 use crate::cpu;
 use crate::emulate::{self, Completion};
 use crate::ending::{End, Ending};
@@ -16,9 +18,13 @@ const EXIT_ON_EMULATION_FAILURE: u32 = 204;
 /// Sets the registers of a vCPU that has not run.
 pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
 
-/// The registers of processor `id`: its identification, and for the first one what `start` says.
-pub fn begin(about: cpu::About, start: Option<Begin>) -> Begin {
+/// The registers of processor `id`: its identification, and for the first one what `start` says. The machine's time begins
+/// with the first one.
+pub fn begin(about: cpu::About, clock: Clock, start: Option<Begin>) -> Begin {
     Arc::new(move |registers| {
+        if registers.id() == 0 {
+            clock.begin(registers.exit_tsc());
+        }
         registers.set_cpuid(&cpu::cpuid(&about, registers.id()))?;
         match &start {
             Some(start) if registers.id() == 0 => start(registers),
@@ -53,17 +59,18 @@ fn serve(mut vcpu: Vcpu, machine: &Machine, begin: &Begin) -> Result<(), Error> 
         match vcpu.wait()? {
             Event::Read(read) => {
                 let access = read.access();
-                let (width, items) = items(access.width, access.length);
-                bus.read(access.space, access.address, width, items, |next| read.answer_items(next));
+                let (cycle, items) = cycle(access, read.exit_tsc());
+                bus.read(cycle, items, |next| read.answer_items(next));
             }
             Event::Write(write) => {
                 let access = write.access();
-                let (width, _) = items(access.width, access.length);
-                bus.write(access.space, access.address, width, write.items());
+                let (cycle, _) = cycle(access, write.exit_tsc());
+                bus.write(cycle, write.items());
                 stand_still_at_end(ending);
             }
             Event::Posted(write) => {
-                bus.write(write.space, write.address, usize::from(write.length), core::iter::once(write.data));
+                let PostedWrite { space, address, length, data, tsc } = write;
+                bus.write(Cycle { space, address, width: length.into(), tsc }, core::iter::once(data));
             }
             Event::Init(mut init) => begin(&mut init)?,
             Event::Exit(exited) if matches!(exited.exit(), Exit::EmulationFailure { .. }) => {
@@ -77,10 +84,11 @@ fn serve(mut vcpu: Vcpu, machine: &Machine, begin: &Begin) -> Result<(), Error> 
     }
 }
 
-/// Bytes of an item and number of items.
-fn items(width: u8, length: u32) -> (usize, u64) {
-    let width = usize::from(width).clamp(1, 8);
-    (width, u64::from(length).div_ceil(width as u64))
+/// An access as the bus takes it, and its number of items.
+fn cycle(access: Access, tsc: u64) -> (Cycle, u64) {
+    let width = usize::from(access.width).clamp(1, 8);
+    let items = u64::from(access.length).div_ceil(width as u64);
+    (Cycle { space: access.space, address: access.address, width, tsc }, items)
 }
 
 /// Keeps the guest where it is while the main thread ends the machine: a write that resets or switches off has nothing
