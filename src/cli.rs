@@ -275,7 +275,7 @@ impl Command {
             Command::Status(args) => outboard_reach::main(Order::Status, &args),
             Command::Trace(args) => outboard_trace::main(&args),
             Command::Replay(args) => {
-                let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
+                let embedded = Embedded { program: "/proc/self/exe".into(), machine: EMBEDDED, pc: pc::EMBEDDED };
                 outboard_replay::main(&args, &embedded)
             }
             Command::Bench(args) => bench(&args),

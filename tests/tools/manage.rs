@@ -149,11 +149,11 @@ fn a_killed_vm_leaves_no_socket_that_hinders(case: &Case) -> Tested {
         vm.says("ready");
         vm
     };
-    let mut vm = start();
+    let vm = start();
     vm.signal("KILL");
     vm.ended();
     // Whoever removes it does so when it sees the end; a VM that comes first takes the dead socket over.
-    let mut vm = start();
+    let vm = start();
     let inode = std::fs::metadata(&socket)?.ino();
     tool(&["status", path]).expect(0);
     assert_eq!(std::fs::metadata(&socket)?.ino(), inode, "the socket of another VM stays");

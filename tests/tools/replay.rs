@@ -11,6 +11,7 @@ use crate::common::suite::{Case, Tested, case};
 pub const CASES: &[Case] = &[
     case!(counter).around(a_changed_answer_is_found_at_its_record),
     case!(recorded).around(what_cannot_be_replayed_is_refused),
+    case!(boots).around(the_pc_replays_a_boot_of_its_firmware),
     case!(reads_memory).around(memory_is_restored_when_it_was_recorded),
 ];
 
@@ -237,5 +238,41 @@ fn what_cannot_be_replayed_is_refused(case: &Case) -> Tested {
         refused.expect(74);
         assert!(refused.stdout.is_empty() && refused.stderr.contains(said), "{said}: {}", refused.stderr);
     }
+    Ok(())
+}
+
+/// The PC's own plugin needs no half of its own here.
+fn boots() -> Tested {
+    Ok(())
+}
+
+fn the_pc_replays_a_boot_of_its_firmware(_: &Case) -> Tested {
+    const BIOS: &str = "/usr/share/seabios/bios-256k.bin";
+    if !std::path::Path::new(BIOS).exists() {
+        assert!(std::env::var_os("CI").is_none(), "{BIOS} is missing; it comes with Debian's package seabios");
+        println!("skipped: {BIOS} is missing");
+        return Ok(());
+    }
+    let folder = crate::folder()?;
+    let path = folder.path().join("trace");
+    let path = path.to_str().expect("plain names");
+    let (firmware, date) = (format!("--firmware={BIOS}"), "--rtc-base=2026-01-02T03:04:05Z");
+    let booted = tool(&["pc", &firmware, date, "--exit-on", "No bootable device", "--timeout", "60", "--trace", path]);
+    booted.expect(0);
+    let replay = |date: &str, times: &str| {
+        let words = [&format!("-p={firmware}"), &format!("-p={date}")];
+        tool(&[&["replay", path, "--json", "-n", times][..], &words.map(|word| word as &str)].concat())
+    };
+    let result = |done: &Done| -> serde_json::Value {
+        let at = done.stdout.rfind("{\"answers\"").expect("a result behind what the guest prints");
+        serde_json::from_str(&done.stdout[at..]).expect("JSON")
+    };
+    let same = replay(date, "3");
+    same.expect(0);
+    assert!(result(&same)["answers"].as_u64().is_some_and(|answers| answers > 3000), "{}", same.stdout);
+    // Another date: the first read of the clock's registers differs.
+    let other = replay("--rtc-base=2027-01-02T03:04:05Z", "1");
+    other.expect(1);
+    assert!(result(&other)["result"].as_str().is_some_and(|said| said.contains("differs")), "{}", other.stdout);
     Ok(())
 }
