@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use outboard_wire::block;
-use outboard_wire::control::Kind;
-use outboard_wire::kvm_abi::File;
+use outboard_wire::{block, control::Kind, kvm_abi::File};
 
 /// The modules of `src/`, highest first. A module imports only from lines below its own.
 const LAYERS: &[&[&str]] = &[
@@ -49,6 +47,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tools/demo/", &["outboard_plugin", "outboard_wire", "outboard_demo"]),
     ("tools/bench/", &["outboard_wire", "outboard_plugin", "outboard_bench"]),
     ("tools/replay/", &["outboard_wire", "outboard_reach", "outboard_trace", "outboard_replay"]),
+    ("tools/fuzz/", &["outboard", "outboard_plugin", "outboard_trace", "outboard_wire", "outboard_fuzz"]),
     ("tools/trace/", &["outboard_wire", "outboard_reach", "outboard_trace"]),
     ("tools/reach/", &["outboard_wire", "outboard_reach"]),
     ("tools/stat/", &["outboard_wire", "outboard_reach", "outboard_stat"]),
@@ -71,6 +70,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     // Functions that C calls with pointers.
     "wire/capi/src/",
     "tools/demo/src/guest.rs",
+    "tools/fuzz/src/bin/wild.rs",
     "benches/capi.rs",
     "benches/common/memfd.rs",
     "benches/common/pin.rs",
@@ -342,6 +342,7 @@ fn manifests_depend_only_downwards() {
         ("tools/demo/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/bench/Cargo.toml", &["outboard-plugin", "outboard-wire"]),
         ("tools/reach/Cargo.toml", &["outboard-wire"]),
+        ("tools/fuzz/Cargo.toml", &["outboard", "outboard-plugin", "outboard-trace", "outboard-wire"]),
         ("tools/replay/Cargo.toml", &["outboard-reach", "outboard-trace", "outboard-wire"]),
         ("tools/trace/Cargo.toml", &["outboard-reach", "outboard-wire"]),
         ("tools/stat/Cargo.toml", &["outboard-reach", "outboard-wire"]),

@@ -90,6 +90,11 @@ impl Connections {
     pub fn len(&self) -> usize {
         self.places.iter().flatten().count()
     }
+
+    /// True if the plugin has closed them all.
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(Option::is_none)
+    }
 }
 
 #[cfg(test)]

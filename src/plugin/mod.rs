@@ -3,12 +3,12 @@
 //! The supervisor ([`run`]) has the main thread and ties the parts together; the decisions are in [`lifecycle`] (what
 //! follows from what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
+pub mod connections;
 pub mod lifecycle;
 pub mod process;
 pub mod requests;
 mod supervisor;
 
-mod connections;
 mod manage;
 mod managed;
 mod memory_trace;
@@ -19,7 +19,7 @@ mod socket_file;
 mod start;
 
 pub use recorder::TraceError;
-pub use setup::StartError;
+pub use setup::{StartError, bare_host};
 pub use socket_file::SocketError;
 pub use start::Drill;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -103,6 +103,14 @@ pub(super) fn check(settings: &Settings) -> Result<Ready, StartError> {
     Ok(Ready { system, taps })
 }
 
+/// A VM as a plugin finds it, without a plugin: for those who bring its requests themselves, as the fuzz targets do.
+///
+/// # Errors
+/// As for a run.
+pub fn bare_host(settings: &Settings) -> Result<Host, StartError> {
+    host(settings, check(settings)?)
+}
+
 /// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
 pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result<Host, StartError> {
     install_kick_handler().map_err(StartError::call("sigaction"))?;

@@ -271,7 +271,7 @@ impl Supervisor {
                     self.stop_vcpus()?;
                     self.ended = Some(status);
                     self.events.timer(LAST_WORDS, self::token(source::LAST_WORDS)).map_err(StartError::Events)?;
-                    self.no_more_words(self.connections.len() == 0)
+                    self.no_more_words(self.connections.is_empty())
                 }
                 None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
             },
@@ -315,7 +315,7 @@ impl Supervisor {
             // A plugin that tidies up takes the memory away while the guest still runs. What the guest meets then is the
             // plugin's doing, and its own status says whether all is well.
             Ended::GuestFailed(_) if self.host.memory_taken => self.step(Input::GuestShutDown(said)),
-            Ended::GuestFailed(_) => self.step(Input::GuestUnserved(said)),
+            Ended::GuestFailed(_) | Ended::NoMemory { .. } => self.step(Input::GuestUnserved(said)),
             Ended::Violation { .. } => self.step(Input::Violation(said)),
             Ended::Run { .. } | Ended::Unconfined { .. } => self.step(Input::HostFailure(said)),
         }
@@ -362,10 +362,10 @@ impl Supervisor {
     fn disconnected(&mut self, token: Token) -> Result<(), StartError> {
         self.connections.remove(token);
         let alive = matches!(self.lifecycle.state(), State::Starting | State::Running);
-        if self.connections.len() == 0 && alive {
+        if self.connections.is_empty() && alive {
             self.events.timer(GRACE, self::token(source::GRACE)).map_err(StartError::Events)?;
         }
-        self.no_more_words(self.connections.len() == 0)
+        self.no_more_words(self.connections.is_empty())
     }
 
     /// Concludes a run whose plugin has ended, once all is read that it sent: a plugin that breaks the protocol and exits in

@@ -60,9 +60,15 @@ impl VmFd {
     /// Creates a VM on `/dev/kvm`.
     ///
     /// # Errors
-    /// Those of `KVM_CREATE_VM`.
+    /// Those of `KVM_CREATE_VM`, but for `EINTR`: then it is tried again.
     pub fn create(kvm: BorrowedFd<'_>) -> Result<Arc<Self>, Errno> {
-        let fd = ioctl::new_fd(kvm, KVM_CREATE_VM, 0)?;
+        // KVM starts a thread of its own there, which any signal interrupts: a timer's, or the end of a stop by job control.
+        let fd = loop {
+            match ioctl::new_fd(kvm, KVM_CREATE_VM, 0) {
+                Err(Errno::EINTR) => {}
+                made => break made?,
+            }
+        };
         Ok(Arc::new(Self { fd, slots: Mutex::default() }))
     }
 

@@ -1,8 +1,9 @@
 //! What an exit means, decided without doing anything.
 
-use crate::kvm::Access;
+use crate::kvm::{Access, Space};
 use crate::machine::ranges::RangeKind;
 use crate::machine::rules::Rules;
+use outboard_wire::line::{Event, FLAG_MMIO, event_kind};
 
 /// What the vCPU thread does about an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +27,24 @@ pub fn decide(access: &Access, rules: &Rules) -> Action {
     }
 }
 
+/// The event that tells of an access, but for its data: the guest left at this moment, on this CPU.
+#[inline]
+pub fn event(access: &Access, tsc: u64, cpu: u32) -> Event {
+    Event {
+        kind: if access.is_write { event_kind::WRITE } else { event_kind::READ },
+        flags: if access.space == Space::Mmio { FLAG_MMIO } else { 0 },
+        width: access.width,
+        length: access.length,
+        address: access.address,
+        tsc,
+        cpu,
+        ..Event::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::ranges::Space;
 
     fn rules() -> Rules {
         let mut rules = Rules { unclaimed: 0xff, ..Rules::default() };

@@ -31,6 +31,12 @@ pub enum Ended {
         /// Why.
         errno: Errno,
     },
+    /// The plugin let a vCPU run in a VM that never had memory, which KVM has no room to begin with: it allows itself page
+    /// tables in proportion to the memory (`make_mmu_pages_available`), and says `ENOSPC`.
+    NoMemory {
+        /// Number of the vCPU.
+        vcpu: u32,
+    },
     /// `KVM_RUN` itself failed.
     Run {
         /// Number of the vCPU.
@@ -59,6 +65,12 @@ impl fmt::Display for Ended {
             Ended::Violation { vcpu, violation } => write!(f, "on vCPU {vcpu} the plugin {violation}"),
             Ended::Unconfined { vcpu, step, errno } => {
                 write!(f, "the thread of vCPU {vcpu} could not {step}: {errno}")
+            }
+            Ended::NoMemory { vcpu } => {
+                write!(
+                    f,
+                    "vCPU {vcpu} was resumed in a VM without memory, where no guest can run; give it memory first"
+                )
             }
             Ended::Run { vcpu, errno } => write!(f, "KVM_RUN of vCPU {vcpu} failed: {errno}"),
         }
@@ -130,6 +142,7 @@ mod tests {
         assert!(end(Exit::Shutdown).contains("triple fault"));
         assert!(end(Exit::FailEntry { hardware_reason: 0x8000_0021, cpu: 1 }).contains("0x80000021"));
         assert!(end(Exit::Other(99)).contains("99"));
+        assert!(Ended::NoMemory { vcpu: 2 }.to_string().starts_with("vCPU 2 was resumed in a VM without memory"));
         let violation = Violation::Sequence { expected: 1, got: 9 };
         let said = Ended::Violation { vcpu: 1, violation }.to_string();
         assert_eq!(said, "on vCPU 1 the plugin answered event 9 while event 1 was waiting for an answer");

@@ -20,6 +20,7 @@ pub mod ended;
 pub mod exits;
 pub mod registers;
 pub mod run;
+pub mod seam;
 pub mod set;
 pub mod spread;
 pub mod stats;

@@ -5,11 +5,12 @@ use core::sync::atomic::Ordering;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::action::{Action, decide};
+use super::action::{self, Action, decide};
 use super::control::Control;
 use super::ended::{Ended, GuestEnd};
 use super::exits;
 use super::registers::Registers;
+use super::seam::{Point, Seam};
 use super::spread::Spread;
 use super::stats::Stats;
 use super::tracer::Tracer;
@@ -19,7 +20,7 @@ use crate::sys::{Errno, affinity, signal};
 use outboard_wire::clock;
 use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
-use outboard_wire::line::{Answer, Event, FILES, FLAG_MMIO, FLAG_STRING, answer_kind, event_kind};
+use outboard_wire::line::{Answer, Event, FILES, FLAG_STRING, answer_kind, event_kind};
 use outboard_wire::page::BlockRef;
 use outboard_wire::posted::PostedWrite;
 use outboard_wire::stats::VcpuStats;
@@ -62,8 +63,8 @@ impl Waiting {
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
         let Waiting { end, control, rules, registers, stats, tracer, roams } = self;
-        let (spread, access_open) = (Spread::default(), false);
-        Runner { end, vcpu, control, rules, registers, stats, tracer, spread, roams, access_open }
+        let (seam, spread, access_open) = (Seam::default(), Spread::default(), false);
+        Runner { end, vcpu, control, rules, registers, stats, tracer, seam, spread, roams, access_open }
     }
 }
 
@@ -77,6 +78,7 @@ pub struct Runner {
     registers: Registers,
     stats: Stats,
     tracer: Tracer,
+    seam: Seam,
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
@@ -136,8 +138,10 @@ impl Runner {
             if exit_at_once {
                 self.vcpu.page().immediate_exit().store(1, Ordering::SeqCst);
             }
+            self.seam.reach(Point::BeforeRun, &self.control);
             let result = self.vcpu.run();
             let (tsc, cpu) = clock::now_and_cpu();
+            self.seam.reach(Point::AfterRun, &self.control);
             match result {
                 Ok(()) => {
                     self.stats.note_inside(tsc.wrapping_sub(entered));
@@ -151,6 +155,7 @@ impl Runner {
                 }
                 // A vCPU that waited for its start-up IPI was woken; it has to be entered again.
                 Err(Errno::EAGAIN) => entered = tsc,
+                Err(Errno::ENOSPC) => return Err(Ended::NoMemory { vcpu: self.vcpu.id() }),
                 Err(errno) => return Err(Ended::Run { vcpu: self.vcpu.id(), errno }),
             }
         }
@@ -161,6 +166,7 @@ impl Runner {
     #[inline]
     fn look_at_requests(&mut self) -> Result<bool, Ended> {
         loop {
+            self.seam.reach(Point::BeforeLook, &self.control);
             // Timing points 1 and 2: cleared before the look, so that a kick from here on is not lost.
             // Only this thread's own signal handler sets it, so a look before the store loses nothing and saves a locked
             // instruction on the way back to the guest.
@@ -290,7 +296,7 @@ impl Runner {
     /// Delivers an access of up to 8 bytes.
     #[inline]
     fn deliver(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = access_event(access, at);
+        let mut event = action::event(access, at.tsc, at.cpu);
         if access.is_write {
             event.data = words::low_bytes(self.vcpu.page().data(access));
         }
@@ -312,7 +318,7 @@ impl Runner {
     #[cold]
     #[inline(never)]
     fn deliver_string(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = access_event(access, at);
+        let mut event = action::event(access, at.tsc, at.cpu);
         event.flags |= FLAG_STRING;
         if access.is_write {
             words::store(&self.end.to_plugin().string, self.vcpu.page().data(access));
@@ -388,6 +394,7 @@ impl Runner {
         }
         self.end.publish(event);
         let published = clock::now();
+        self.seam.reach(Point::Published, &self.control);
         // The plugin is at work now, so counting the exit before this one costs nobody time.
         self.stats.settle_with(self.end.counts());
         let mut answer = self.wait_answer(published, event.cpu)?;
@@ -474,23 +481,13 @@ impl Runner {
     }
 }
 
-#[inline]
-fn access_event(access: &Access, at: Moment) -> Event {
-    Event {
-        kind: if access.is_write { event_kind::WRITE } else { event_kind::READ },
-        flags: if access.space == Space::Mmio { FLAG_MMIO } else { 0 },
-        width: access.width,
-        length: access.length,
-        address: access.address,
-        tsc: at.tsc,
-        cpu: at.cpu,
-        ..Event::default()
-    }
-}
-
 fn ended_wait(vcpu: u32, ended: vmm_end::Ended) -> Ended {
     match ended {
         vmm_end::Ended::Stopped => Ended::Stopped,
         vmm_end::Ended::Violation(violation) => Ended::Violation { vcpu, violation },
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

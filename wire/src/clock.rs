@@ -4,14 +4,30 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(not(miri))]
 use core::arch::x86_64::{__cpuid, __rdtscp, _rdtsc};
+#[cfg(not(miri))]
 use core::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// Said in place of a CPU's number where the processor cannot tell it.
 pub const CPU_UNKNOWN: u32 = u32::MAX;
 
+/// Under Miri, which has no such counter: nanoseconds of its own clock.
+#[cfg(miri)]
+pub fn now() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+}
+
+/// Likewise, on a CPU without a number.
+#[cfg(miri)]
+pub fn now_and_cpu() -> (u64, u32) {
+    (now(), CPU_UNKNOWN)
+}
+
 /// Reads the counter, in ticks.
+#[cfg(not(miri))]
 #[inline]
 pub fn now() -> u64 {
     // SAFETY: RDTSC exists on every x86-64 processor, and Linux leaves it enabled for user space unless a process
@@ -23,6 +39,7 @@ pub fn now() -> u64 {
 ///
 /// Linux keeps the CPU's number in the low 12 bits of `TSC_AUX` and the node above them
 /// (arch/x86/include/asm/segment.h, `vdso_encode_cpunode`).
+#[cfg(not(miri))]
 #[inline]
 pub fn now_and_cpu() -> (u64, u32) {
     if !has_rdtscp() {
@@ -34,6 +51,7 @@ pub fn now_and_cpu() -> (u64, u32) {
     (tsc, aux & 0xfff)
 }
 
+#[cfg(not(miri))]
 #[inline]
 fn has_rdtscp() -> bool {
     /// 0: not asked yet, 1: no, 2: yes.

@@ -95,7 +95,8 @@ mod tests {
     fn a_changed_word_does_not_put_to_sleep() {
         let word = AtomicU32::new(2);
         wait(&word, 1);
-        assert_eq!(wait_any(&[(&word, 1)]), Ok(()));
+        // Miri has no futex_waitv.
+        assert!(cfg!(miri) || wait_any(&[(&word, 1)]) == Ok(()));
     }
 
     #[test]

@@ -72,6 +72,16 @@ impl<B: Block> Blocks<B> {
         Ok(Blocks { map, count, kind: PhantomData })
     }
 
+    /// Blocks of this process alone, all zero: Miri knows no memfds.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    #[cfg(miri)]
+    pub fn anonymous(count: usize) -> io::Result<Blocks<B>> {
+        let map = MmapOptions::new().len(count * size_of::<B>()).map_anon()?.into();
+        Ok(Blocks { map, count, kind: PhantomData })
+    }
+
     /// Number of blocks.
     pub fn count(&self) -> usize {
         self.count

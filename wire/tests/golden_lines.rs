@@ -1,6 +1,7 @@
 //! Holds the vCPU lines, the ring's slots and the register areas to the bytes that PROTOCOL.md gives, as another process
 //! would see them in the memfd.
 
+#![cfg(not(miri))] // which knows no memfds
 #![allow(unsafe_code, reason = "makes memfds")]
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

@@ -222,6 +222,14 @@ impl Bus {
         }
     }
 
+    /// Resets every device, each at least once.
+    pub fn reset(&self) {
+        let devices = self.places.iter().map(|place| &place.device);
+        for device in devices.chain(self.movable.iter().map(|place| &place.device)) {
+            lock(device).reset();
+        }
+    }
+
     /// What went where, most accesses first; without what was never used.
     pub fn counts(&self) -> Vec<Count> {
         let load = |counts: &[AtomicU64; 2]| [counts[0].load(Ordering::Relaxed), counts[1].load(Ordering::Relaxed)];

@@ -2,7 +2,7 @@
 //!
 //! Rooms, from the outside in. A room uses those below it only.
 //!
-//! - `run`: the plugin's whole life; `serve`: the vCPUs' threads.
+//! - `run`: the plugin's whole life; `serve`: the vCPUs' threads; `snapshot`: what a reset puts back into a vCPU.
 //! - [`Linked`]: the machine without a process of its own.
 //! - `machine`: which device is where, and what connects them.
 //! - `console`: the user's terminal, or pipes in its place.
@@ -41,6 +41,7 @@ mod report;
 mod run;
 mod serve;
 mod smbios;
+mod snapshot;
 
 use std::ffi::OsString;
 

@@ -1,8 +1,8 @@
 //! The machine linked into the program that runs the VM, in place of a plugin: for comparison, and for debugging with one
-//! process to look at. What completes instructions that KVM refuses is not part of it.
+//! process to look at. What completes instructions that KVM refuses is not part of it, and a
+//! reset is its end.
 
 use std::io;
-use std::time::Duration;
 
 use outboard_plugin::Space;
 use outboard_plugin::kvm_bindings::kvm_cpuid_entry2;
@@ -32,7 +32,7 @@ impl Linked {
     /// # Errors
     /// A sentence that says what cannot be had.
     pub fn new(host: &mut dyn Host, options: &Options, about: cpu::About, host_khz: u64) -> Result<Linked, PcError> {
-        let ending = Ending::default();
+        let ending = Ending::new(true);
         let output = Output::new(Box::new(io::stdout()), options.exit_on.as_deref(), ending.clone())?;
         let clock = Clock::new(host_khz);
         clock.begin(outboard_plugin::tsc());
@@ -70,6 +70,6 @@ impl Linked {
             return None;
         }
         self.output.flush();
-        self.machine.ending.wait(Some(Duration::ZERO)).map(|end| end.status())
+        self.machine.ending.reason().map(|end| end.status())
     }
 }

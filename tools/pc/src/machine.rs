@@ -34,8 +34,7 @@ use crate::files::Files;
 use crate::firmware;
 use crate::host::Access::{PostedWrites, Synchronous};
 use crate::host::{Host, Irq};
-use crate::kernel;
-use crate::load::Start;
+use crate::kernel::{self, Kernel};
 use crate::memory::Memory;
 use crate::options::{Keys, Options};
 use crate::smbios::Smbios;
@@ -64,8 +63,8 @@ pub struct Machine {
     pub memory: Memory,
     /// Devices by address.
     pub bus: Bus,
-    /// How the first vCPU begins, if it is not as a processor that comes out of reset.
-    pub start: Option<Start>,
+    /// The kernel that is started without firmware, if there is one.
+    pub kernel: Option<Kernel>,
     /// The first serial port.
     pub serial: SharedUart,
     /// The keyboard.
@@ -156,13 +155,26 @@ impl Machine {
             virtio_console = Some((input, Arc::clone(&doorbells[console::RECEIVE])));
         }
         let tables = acpi::Tables::new(&acpi::About { cpus, virtio: virtio.devices });
-        let start = kernel::load(options, files, &memory, &tables)?;
+        let kernel = kernel::load(options, files, &memory, &tables)?;
         add_fw_cfg(&mut bus, fw_cfg(&memory, cpus, options, &tables));
         for (space, range, access) in bus.reservations() {
             host.reserve(space, range, access)?;
         }
         let ending = ending.clone();
-        Ok(Machine { memory, bus, start, serial, keyboard, vga, virtio_console, ending })
+        Ok(Machine { memory, bus, kernel, serial, keyboard, vga, virtio_console, ending })
+    }
+}
+
+impl Machine {
+    /// Puts devices and memory to where they are after a reset, while no vCPU runs. Interrupt controllers and timer are the
+    /// host's. Memory that neither firmware nor kernel lies in keeps what it has.
+    ///
+    /// # Errors
+    /// What was put there before is no memory.
+    pub fn reset(&self) -> Result<(), PcError> {
+        self.bus.reset();
+        self.memory.show_firmware()?;
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.put(&self.memory))
     }
 }
 

@@ -63,6 +63,10 @@ pub struct Options {
     #[arg(long, value_name = "UTC-TIME", value_parser = Date::parse)]
     pub rtc_base: Option<Date>,
 
+    /// End the machine with status 0 when the guest resets it, in place of beginning anew.
+    #[arg(long)]
+    pub no_reboot: bool,
+
     /// Give the machine a text display and draw it in the terminal; keys go to the keyboard.
     #[arg(long)]
     pub vga: bool,
@@ -180,7 +184,10 @@ impl Options {
         add("--console", OsStr::new(&word_of(self.console)));
         add("--debug-console", OsStr::new(&word_of(self.debug_console)));
         words.extend(
-            [(self.vga, "--vga"), (self.report, "--report")].iter().filter(|flag| flag.0).map(|flag| flag.1.into()),
+            [(self.vga, "--vga"), (self.report, "--report"), (self.no_reboot, "--no-reboot")]
+                .iter()
+                .filter(|flag| flag.0)
+                .map(|flag| flag.1.into()),
         );
         words
     }
@@ -293,6 +300,7 @@ mod tests {
             "--exit-on=--x",
             "--rtc-base=2024-02-29T23:59:58Z",
             "--vga",
+            "--no-reboot",
             "--report",
             "--console=virtio",
         ]);

@@ -63,7 +63,11 @@ pub fn chrome(trace: &Trace, groups: &[&Group], out: &mut dyn Write) -> io::Resu
 pub fn folded(trace: &Trace, groups: &[&Group], out: &mut dyn Write) -> io::Result<()> {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     let mut entered: BTreeMap<u16, u64> = BTreeMap::new();
-    let mut add = |stack: String, ticks: u64| *sums.entry(stack).or_default() += ticks;
+    let mut add = |stack: String, ticks: u64| {
+        let sum = sums.entry(stack).or_default();
+        // The file may say anything.
+        *sum = sum.saturating_add(ticks);
+    };
     for group in groups.iter().filter(|group| group.head.vcpu != CONTROL && group.head.kind != kind::COMMAND) {
         let head = &group.head;
         if let Some(last) = entered.insert(head.vcpu, head.entered) {

@@ -54,8 +54,9 @@ struct ShowArgs {
     filter: Filter,
 }
 
+/// How a trace can be shown.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+pub enum Format {
     /// A line per exit.
     Text,
     /// JSON for Perfetto and chrome://tracing.
@@ -134,15 +135,23 @@ pub fn load(path: &Path) -> Result<Trace, ToolError> {
     Ok(trace)
 }
 
+/// Writes groups of a trace in a format.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(trace: &Trace, groups: &[&Group], format: Format, out: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Text => text::write(trace, groups, out),
+        Format::Chrome => export::chrome(trace, groups, out),
+        Format::Folded => export::folded(trace, groups, out),
+        Format::Csv => export::csv(trace, groups, out),
+    }
+}
+
 fn show(args: &ShowArgs) -> Result<(), ToolError> {
     let trace = load(&args.file)?;
     let groups: Vec<_> = trace.by_time().into_iter().filter(|group| args.filter.takes(&trace, group)).collect();
-    let write = |out: &mut dyn Write| match args.format {
-        Format::Text => text::write(&trace, &groups, out),
-        Format::Chrome => export::chrome(&trace, &groups, out),
-        Format::Folded => export::folded(&trace, &groups, out),
-        Format::Csv => export::csv(&trace, &groups, out),
-    };
+    let write = |out: &mut dyn Write| write(&trace, &groups, args.format, out);
     match &args.output {
         Some(path) => {
             let failed = |error| ToolError::Write(path.clone(), error);

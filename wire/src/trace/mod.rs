@@ -16,7 +16,7 @@ use crate::line::{Answer, Event};
 pub const MAGIC: [u8; 8] = *b"OUTBTRAC";
 
 /// Version of the format. A reader of another version refuses the file.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 1;
 
 /// Bytes of a record.
 pub const RECORD: usize = 128;

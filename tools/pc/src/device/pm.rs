@@ -111,7 +111,7 @@ mod tests {
         block.write(CONTROL, 2, 1 << 13 | 1 << 10);
         assert!(!ending.ended());
         block.write(CONTROL, 2, 1 << 13);
-        assert_eq!(ending.wait(None), Some(End::PowerOff));
+        assert_eq!(ending.reason(), Some(End::PowerOff));
     }
 
     #[test]
