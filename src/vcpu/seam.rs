@@ -15,11 +15,14 @@ pub enum Point {
     Published,
 }
 
+#[cfg(test)]
+type Act = Box<dyn FnMut(Point, &Control) + Send>;
+
 /// What a test does at each point.
 #[derive(Default)]
 pub struct Seam {
     #[cfg(test)]
-    pub(super) act: Option<Box<dyn FnMut(Point, &Control) + Send>>,
+    pub(super) act: Option<Act>,
 }
 
 impl Seam {

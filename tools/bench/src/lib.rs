@@ -104,13 +104,16 @@ pub struct BenchArgs {
     threshold: f64,
 }
 
+/// Measures a floor: an instruction and how often, to TSC ticks or a sentence.
+pub type Floor = dyn Fn(&[u8], u32) -> Result<Vec<u64>, String>;
+
 /// What the program around gives: the words that make it the plugin of a row, and the floors.
 pub struct Around<'a> {
     /// The hidden command that runs [`plugin::main`].
     pub plugin_command: OsString,
     /// TSC ticks from exit to exit of so many bare `KVM_RUN` calls that end in this instruction, as [`guest::Access`] has it;
     /// a sentence if no guest can run.
-    pub floor: &'a dyn Fn(&[u8], u32) -> Result<Vec<u64>, String>,
+    pub floor: &'a Floor,
 }
 
 /// Why the bench failed.
