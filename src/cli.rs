@@ -62,7 +62,7 @@ enum VmCommand {
     Embedded,
     /// Be the plugin of the PC.
     #[command(name = pc::EMBEDDED, hide = true)]
-    EmbeddedPc(pc::PluginArgs),
+    EmbeddedPc(Box<pc::PluginArgs>),
 }
 
 #[derive(Subcommand)]

@@ -55,9 +55,9 @@ impl Pattern {
             memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
         };
         for level in 0..3 {
-            put(level, 0, base + (level as u64 + 1) * PAGE as u64 | PRESENT_WRITABLE);
+            put(level, 0, (base + (level as u64 + 1) * PAGE as u64) | PRESENT_WRITABLE);
         }
-        put(3, 0, base + 4 * PAGE as u64 | PRESENT_WRITABLE);
+        put(3, 0, (base + 4 * PAGE as u64) | PRESENT_WRITABLE);
         let target = self.address & !(PAGE as u64 - 1);
         put(3, 1, target | PRESENT_WRITABLE | DEVICE);
         put(3, 2, target.wrapping_add(PAGE as u64) | PRESENT_WRITABLE | DEVICE);

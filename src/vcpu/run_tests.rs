@@ -183,7 +183,7 @@ fn ends(mode: SpinMode, sync_caps: i32) -> (PluginEnd, Waiting, Arc<Control>) {
     cell.publish(rules);
     let control = Arc::new(Control::default());
     let stats = SharedStats::new(&header).unwrap().block(0);
-    let tracer = Tracer::new(Arc::default(), 0);
+    let tracer = Tracer::new(Arc::default(), 0, None);
     let waiting = Waiting::new(end, Arc::clone(&control), RulesView::new(cell), sync_caps, stats, tracer);
     (plugin, waiting, control)
 }
