@@ -68,12 +68,14 @@ mod tests {
 
     #[test]
     fn whoever_asks_is_seen_before_it_goes_on() {
-        let (witness, looks, served) = (Witness::default(), AtomicU64::new(0), Mutex::new(()));
+        let (witness, looks) = (Witness::default(), AtomicU64::new(0));
         witness.ask();
         witness.open(true);
+        let look = || {
+            looks.fetch_add(1, Ordering::SeqCst);
+        };
         std::thread::scope(|scope| {
-            let guard = served.lock().unwrap();
-            scope.spawn(|| witness.serve(|| drop(looks.fetch_add(1, Ordering::SeqCst))));
+            scope.spawn(|| witness.serve(look));
             let ask = || {
                 for _ in 0..100 {
                     let before = looks.load(Ordering::SeqCst);
@@ -83,7 +85,6 @@ mod tests {
             };
             let others = [scope.spawn(ask), scope.spawn(ask)];
             others.into_iter().for_each(|thread| thread.join().unwrap());
-            drop(guard);
             witness.open(false);
             witness.ask();
         });
