@@ -1,7 +1,7 @@
 //! The plugin of the target `machine`: a process whose behaviour is a string of bytes.
 //!
 //! It finds its control socket as every plugin does, and the bytes in the file behind it. Every step takes a bounded time, there
-//! are no more than [`STEPS`], and then it ends.
+//! are no more than `STEPS`, and then it ends.
 
 use std::fs::File;
 use std::io::{Read, Seek};
