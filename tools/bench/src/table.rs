@@ -18,7 +18,7 @@ pub fn head(place: &Place, spin: &str, what: &str) -> String {
     let mut text = format!("\n{}: {cpus}; --spin {spin}; nanoseconds {what}\n", place.name);
     let _ = write!(text, "{:<28}{:>9}{:>8}{:>8}", "row", "count", "min", "mean");
     for (name, _) in QUANTILES {
-        let _ = write!(text, "{name:>8}");
+        let _ = write!(text, "{name:>9}");
     }
     let _ = writeln!(text, "{:>9} |{:>8}{:>8}{:>11}{:>11}", "max", "floor", "added", "VMM whole", "VMM plugin");
     text
@@ -29,7 +29,7 @@ pub fn line(measured: &Measured) -> String {
     let Measured { name, period, floor, own, .. } = measured;
     let mut text = format!("{:<28}{:>9}{:>8}{:>8.0}", name, period.len(), period.min(), period.mean());
     for (_, quantile) in QUANTILES {
-        let _ = write!(text, "{:>8}", period.value_at_quantile(quantile));
+        let _ = write!(text, "{:>9}", period.value_at_quantile(quantile));
     }
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let part = |part: &str| own.as_ref().and_then(|own| own[part]["p50"].as_u64()).map(|ns| ns.to_string());
