@@ -15,11 +15,15 @@ pub enum Point {
     Published,
 }
 
-/// What a test does at each point.
+/// What a test does there.
+#[cfg(test)]
+pub(super) type Act = dyn FnMut(Point, &Control) + Send;
+
+/// The place for it.
 #[derive(Default)]
 pub struct Seam {
     #[cfg(test)]
-    pub(super) act: Option<Box<dyn FnMut(Point, &Control) + Send>>,
+    pub(super) act: Option<Box<Act>>,
 }
 
 impl Seam {
