@@ -93,7 +93,9 @@ pub fn main(words: impl Iterator<Item = String>) -> ! {
     let mut host = Direct { vm: Arc::new(vm), slots: 0 };
     let supported = system.supported_cpuid().expect("the leaves");
     let about = cpu::About { supported, cpus: 1, tsc_khz: host.vm.tsc_khz().unwrap_or(0) };
-    let machine = Linked::new(&mut host, &options, about).unwrap_or_else(|error| panic!("{error}"));
+    // Guests of this host count by its own counter.
+    let khz = about.tsc_khz.into();
+    let machine = Linked::new(&mut host, &options, about, khz).unwrap_or_else(|error| panic!("{error}"));
     let vcpu = host.vm.create_vcpu(0).expect("a vCPU");
     vcpu.set_cpuid2(&machine.cpuid(0)).expect("its leaves");
     run(vcpu, &machine)

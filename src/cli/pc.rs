@@ -60,7 +60,8 @@ pub struct PcArgs {
 const EXIT_STATUS: &str = "In a terminal, Ctrl-A x leaves, and Ctrl-A Ctrl-A is one Ctrl-A for the guest.
 
 Exit status of pc:
-  0    the guest switched the machine off or reset it, printed what --exit-on waits for, or the user left
+  0    the guest switched the machine off, or reset it with --no-reboot, printed what --exit-on waits for, or the user
+       left
   1    something failed: a sentence on standard error
   124  the time of --timeout is over
   35, 70 to 74, 129, 130, 143

@@ -26,6 +26,7 @@ pub const OPT_IN: &[Case] = &[
     ("linux_mounts_its_root_by_its_64_bit_entry", &[LINUX], || {
         linux_mounts_its_root("vmlinux", &["--format", "linux"])
     }),
+    ("linux_speaks_over_the_virtio_console", &[LINUX], linux_speaks_over_the_virtio_console),
     ("linux_mounts_its_root_from_a_bzimage", &[LINUX], || linux_mounts_its_root("arch/x86/boot/bzImage", &[])),
 ];
 
@@ -38,7 +39,7 @@ fn grub_invaders_draws_its_board() {
 
 fn xen(words: &[&str]) -> Dialogue {
     let line = "com1=115200 console=com1 loglvl=all";
-    let all = [&["--kernel", XEN, "--append", line, "--memory", "512M"], words].concat();
+    let all = [&["--kernel", XEN, "--append", line, "--memory", "512M", "--no-reboot"], words].concat();
     Dialogue::by_pipes(pc(&all)).patiently()
 }
 
@@ -135,7 +136,7 @@ fn linux_mounts_its_root(kernel: &str, words: &[&str]) {
     // `clearcpuid` and the like ask nothing of the completion of refused instructions; without them it has its part.
     for line in ["clearcpuid=popcnt,smap nosmap noxsave", ""] {
         let line = format!("console=ttyS0 root=/dev/vda panic=-1 {line}");
-        let all = [&["--kernel", kernel, "--append", &line, "--disk", disk], words].concat();
+        let all = [&["--kernel", kernel, "--append", &line, "--disk", disk, "--no-reboot"], words].concat();
         let mut run = Dialogue::by_pipes(pc(&all)).patiently();
         run.until("Linux version 6.1");
         run.until("virtio_blk virtio0: [vda] 8192 512-byte logical blocks");
@@ -144,4 +145,17 @@ fn linux_mounts_its_root(kernel: &str, words: &[&str]) {
         let (status, _, said) = run.ended();
         assert_eq!(status.code(), Some(0), "{said}");
     }
+}
+
+fn linux_speaks_over_the_virtio_console() {
+    let kernel = linux().join("vmlinux");
+    let words = ["--kernel", kernel.to_str().expect("a plain name"), "--console", "virtio", "--no-reboot"];
+    let line = ["--append", "console=hvc0 panic=-1 clearcpuid=popcnt,smap nosmap noxsave"];
+    let mut run = Dialogue::by_pipes(pc(&[&words[..], &line].concat())).patiently();
+    // The driver comes late in the start; the kernel then says all from the beginning.
+    run.until("Linux version 6.1");
+    run.until("printk: console [hvc0] enabled");
+    run.until("VFS: Unable to mount root fs");
+    let (status, _, said) = run.ended();
+    assert_eq!(status.code(), Some(0), "{said}");
 }

@@ -3,12 +3,15 @@
 #![allow(missing_docs)]
 
 mod common;
+mod console;
 mod dialogue;
 mod files;
 mod firmware;
 mod guests;
 mod instructions;
 mod kernels;
+mod replay;
+mod resets;
 mod terminal;
 
 use std::path::Path;
@@ -32,7 +35,17 @@ pub type Case = (&'static str, &'static [&'static str], fn());
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let kvm = outboard::kvm::System::open(Path::new("/dev/kvm")).err().map(|error| error.to_string());
-    let mut cases = [firmware::CASES, files::CASES, instructions::CASES, kernels::CASES, terminal::CASES].concat();
+    let rooms = [
+        console::CASES,
+        firmware::CASES,
+        files::CASES,
+        instructions::CASES,
+        kernels::CASES,
+        replay::CASES,
+        resets::CASES,
+        terminal::CASES,
+    ];
+    let mut cases = rooms.concat();
     match std::env::var_os("OUTBOARD_TEST_LINUX") {
         Some(_) => cases.extend(kernels::OPT_IN),
         None => eprintln!("{} tests of Linux are left out: OUTBOARD_TEST_LINUX=1 asks for them", kernels::OPT_IN.len()),

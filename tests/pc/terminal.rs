@@ -1,5 +1,9 @@
 //! The machine on a terminal: keys go to the guest, the escape key leaves, and the terminal is as it was.
 
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::dialogue::{Dialogue, pc};
@@ -66,11 +70,18 @@ fn a_killed_plugin_leaves_the_terminal_as_it_was() {
 fn a_terminal_that_goes_away_ends_the_machine() {
     let mut run = Dialogue::by_terminal(&pc(&["--firmware", U_BOOT]));
     run.until("U-Boot 20");
-    let all = descendants(run.pid());
+    let open = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
+    let all: Vec<OwnedFd> = descendants(run.pid()).iter().filter_map(open).collect();
+    assert!(!all.is_empty(), "there is a plugin");
     run.hang_up();
     let (status, _, _) = run.ended();
     assert!(!status.success());
-    assert!(all.iter().all(|pid| !crate::common::program::is_alive(*pid)), "{all:?}");
+    // A process lets go of its files before it is gone, so that its end is waited for by itself.
+    for process in &all {
+        let mut ready = [PollFd::new(process, PollFlags::IN)];
+        let ended = poll(&mut ready, Some(&Timespec { tv_sec: 60, tv_nsec: 0 })).expect("poll");
+        assert_eq!(ended, 1, "a process is left behind");
+    }
 }
 
 fn an_input_that_ends_does_not_end_the_machine() {

@@ -9,6 +9,19 @@ use outboard_plugin::Space;
 
 use crate::host::Access;
 
+/// An access of the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Cycle {
+    /// Address space.
+    pub space: Space,
+    /// Address.
+    pub address: u64,
+    /// Bytes of an item, 1 to 8.
+    pub width: usize,
+    /// The TSC when the guest left for it.
+    pub tsc: u64,
+}
+
 /// Something that answers the guest's accesses.
 ///
 /// `offset` counts from the first address of the range that the device was put at. `width` is 1, 2 or 4 bytes, in memory
@@ -19,6 +32,12 @@ pub trait Device: Send {
 
     /// The guest writes. Bytes of `value` above `width` are zero.
     fn write(&mut self, offset: u64, width: usize, value: u64);
+
+    /// The guest left for the accesses that follow at this TSC. A device that tells the time takes it from here.
+    fn moment(&mut self, _tsc: u64) {}
+
+    /// The machine is reset.
+    fn reset(&mut self) {}
 }
 
 /// A device whose registers are one byte each. A wider access is one of each byte in turn, as on the ISA bus.
@@ -28,6 +47,12 @@ pub trait ByteDevice: Send {
 
     /// The guest writes a register.
     fn write(&mut self, register: u64, value: u8);
+
+    /// As [`Device::moment`].
+    fn moment(&mut self, _tsc: u64) {}
+
+    /// As [`Device::reset`].
+    fn reset(&mut self) {}
 }
 
 /// Puts a device of bytes on the bus.
@@ -43,6 +68,14 @@ impl<T: ByteDevice> Device for Bytewise<T> {
         for at in 0..width as u64 {
             self.0.write(offset + at, (value >> (8 * at)) as u8);
         }
+    }
+
+    fn moment(&mut self, tsc: u64) {
+        self.0.moment(tsc);
+    }
+
+    fn reset(&mut self) {
+        self.0.reset();
     }
 }
 
@@ -134,19 +167,14 @@ impl Bus {
         wanted
     }
 
-    /// The guest reads items of `width` bytes at an address: calls `take` with a source of them.
-    pub fn read(
-        &self,
-        space: Space,
-        address: u64,
-        width: usize,
-        items: u64,
-        take: impl FnOnce(&mut dyn FnMut() -> u64),
-    ) {
+    /// The guest reads `items` of the cycle's width: calls `take` with a source of them.
+    pub fn read(&self, cycle: Cycle, items: u64, take: impl FnOnce(&mut dyn FnMut() -> u64)) {
+        let Cycle { space, address, width, tsc } = cycle;
         match self.find(space, address) {
             Some((device, offset, counts)) => {
                 counts[0].fetch_add(items, Ordering::Relaxed);
                 let mut device = lock(device);
+                device.moment(tsc);
                 take(&mut || device.read(offset, width));
             }
             None => {
@@ -156,11 +184,13 @@ impl Bus {
         }
     }
 
-    /// The guest writes items of `width` bytes to an address.
-    pub fn write(&self, space: Space, address: u64, width: usize, items: impl Iterator<Item = u64>) {
+    /// The guest writes items of the cycle's width.
+    pub fn write(&self, cycle: Cycle, items: impl Iterator<Item = u64>) {
+        let Cycle { space, address, width, tsc } = cycle;
         match self.find(space, address) {
             Some((device, offset, counts)) => {
                 let mut device = lock(device);
+                device.moment(tsc);
                 for value in items {
                     counts[1].fetch_add(1, Ordering::Relaxed);
                     device.write(offset, width, value);
@@ -189,6 +219,14 @@ impl Bus {
     fn note(&self, space: Space, address: u64, direction: usize, items: u64) {
         if space == Space::Port {
             lock(&self.nobody).entry(address).or_default()[direction] += items;
+        }
+    }
+
+    /// Resets every device, each at least once.
+    pub fn reset(&self) {
+        let devices = self.places.iter().map(|place| &place.device);
+        for device in devices.chain(self.movable.iter().map(|place| &place.device)) {
+            lock(device).reset();
         }
     }
 
@@ -235,7 +273,7 @@ mod tests {
 
     fn read(bus: &Bus, space: Space, address: u64, width: usize) -> u64 {
         let mut value = 0;
-        bus.read(space, address, width, 1, |next| value = next());
+        bus.read(Cycle { space, address, width, tsc: 0 }, 1, |next| value = next());
         value
     }
 

@@ -21,11 +21,35 @@ const TABLES: u64 = 0xe_0000;
 const ROOT: u64 = 64;
 const MIB: u64 = 1 << 20;
 
-/// Puts the kernel that the options name into memory, with the ACPI tables; how the first vCPU begins.
+/// A kernel that is to be put into memory, at the beginning and at each reset.
+pub struct Kernel {
+    tables: Vec<u8>,
+    root: Vec<u8>,
+    plan: load::Plan,
+}
+
+impl Kernel {
+    /// Puts it into memory, with the ACPI tables.
+    ///
+    /// # Errors
+    /// What it was planned for is no memory.
+    pub fn put(&self, memory: &Memory) -> Result<(), PcError> {
+        memory.write(TABLES, &self.root)?;
+        memory.write(TABLES + ROOT, &self.tables)?;
+        self.plan.carry_out(|address, bytes| memory.write(address, bytes))
+    }
+
+    /// How the first vCPU begins.
+    pub fn start(&self) -> Start {
+        self.plan.start
+    }
+}
+
+/// Reads the kernel that the options name, and decides what of it goes where.
 ///
 /// # Errors
 /// A sentence that says what keeps the kernel from being loaded.
-pub fn load(options: &Options, files: &mut Files, memory: &Memory, tables: &Tables) -> Result<Option<Start>, PcError> {
+pub fn load(options: &Options, files: &mut Files, memory: &Memory, tables: &Tables) -> Result<Option<Kernel>, PcError> {
     let Some(kernel) = &options.kernel else { return Ok(None) };
     let format: Format = options.format.parse()?;
     let request = Request {
@@ -34,14 +58,13 @@ pub fn load(options: &Options, files: &mut Files, memory: &Memory, tables: &Tabl
         command_line: options.append.clone().unwrap_or_default(),
         format,
     };
-    let (bytes, rsdp) = tables.place((TABLES + ROOT) as u32);
-    memory.write(TABLES, &rsdp)?;
-    memory.write(TABLES + ROOT, &bytes)?;
+    let (tables, rsdp) = tables.place((TABLES + ROOT) as u32);
     let map = map(memory.low(), memory.high());
     let machine = load::Machine { memory: &map, rsdp: Some(TABLES), text_display: options.vga };
     let plan = load::plan(&request, &machine)?;
-    plan.carry_out(|address, bytes| memory.write(address, bytes))?;
-    Ok(Some(plan.start))
+    let kernel = Kernel { tables, root: rsdp.to_vec(), plan };
+    kernel.put(memory)?;
+    Ok(Some(kernel))
 }
 
 /// Sets the registers that a start asks for.

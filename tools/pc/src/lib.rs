@@ -2,7 +2,7 @@
 //!
 //! Rooms, from the outside in. A room uses those below it only.
 //!
-//! - `run`: the plugin's whole life; `serve`: the vCPUs' threads.
+//! - `run`: the plugin's whole life; `serve`: the vCPUs' threads; `snapshot`: what a reset puts back into a vCPU.
 //! - [`Linked`]: the machine without a process of its own.
 //! - `machine`: which device is where, and what connects them.
 //! - `console`: the user's terminal, or pipes in its place.
@@ -11,13 +11,17 @@
 //! - `acpi`, `smbios`: the tables that tell the guest of the devices and what they are called.
 //! - `device`: the devices, one room each.
 //! - `bus`: which device an access belongs to.
+//! - `clock`: the machine's time, which is that of the guest's accesses.
 //! - `memory`, `firmware`, `kernel`, `cpu`: what the guest finds at its first instruction.
 //! - `files`: what the machine is made of, opened.
 //! - [`host`]: what the machine asks of whoever runs the VM.
 //! - [`options`]: the command line.
+//! - `calendar`: dates.
 
 mod acpi;
 mod bus;
+mod calendar;
+mod clock;
 mod console;
 pub mod cpu;
 mod device;
@@ -37,11 +41,13 @@ mod report;
 mod run;
 mod serve;
 mod smbios;
+mod snapshot;
 
 use std::ffi::OsString;
 
 use clap::Parser;
 
+pub use calendar::Date;
 pub use linked::Linked;
 pub use options::Options;
 pub use run::main;

@@ -10,6 +10,7 @@ use outboard_plugin::{EventFd, Space};
 
 use crate::acpi;
 use crate::bus::{Bus, Bytewise, Device, Shared, lock};
+use crate::clock::Clock;
 use crate::console::output::Output;
 use crate::device::ata::{self, EmptyChannel};
 use crate::device::cmos::{self, Cmos};
@@ -33,8 +34,7 @@ use crate::files::Files;
 use crate::firmware;
 use crate::host::Access::{PostedWrites, Synchronous};
 use crate::host::{Host, Irq};
-use crate::kernel;
-use crate::load::Start;
+use crate::kernel::{self, Kernel};
 use crate::memory::Memory;
 use crate::options::{Keys, Options};
 use crate::smbios::Smbios;
@@ -63,8 +63,8 @@ pub struct Machine {
     pub memory: Memory,
     /// Devices by address.
     pub bus: Bus,
-    /// How the first vCPU begins, if it is not as a processor that comes out of reset.
-    pub start: Option<Start>,
+    /// The kernel that is started without firmware, if there is one.
+    pub kernel: Option<Kernel>,
     /// The first serial port.
     pub serial: SharedUart,
     /// The keyboard.
@@ -77,15 +77,22 @@ pub struct Machine {
     pub ending: Ending,
 }
 
-/// `CLOCK_MONOTONIC`.
-pub fn monotonic() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
+/// What the machine is put into.
+pub struct Around<'a> {
+    /// Number of processors.
+    pub cpus: u32,
+    /// The machine's time.
+    pub clock: &'a Clock,
+    /// Gets what the guest prints on a serial line.
+    pub output: &'a Output,
+    /// Makes what gets the messages of firmware on a debug console.
+    pub debug: Option<Box<dyn Fn() -> Box<dyn io::Write + Send>>>,
+    /// How the machine ends.
+    pub ending: &'a Ending,
 }
 
 impl Machine {
-    /// Builds the machine and asks the host for what it needs. `output` gets what the guest prints on a serial line,
-    /// `debug` what firmware prints on the debug console.
+    /// Builds the machine and asks the host for what it needs.
     ///
     /// # Errors
     /// A sentence that says what cannot be had.
@@ -93,11 +100,9 @@ impl Machine {
         host: &mut dyn Host,
         options: &Options,
         files: &mut Files,
-        cpus: u32,
-        output: &Output,
-        debug: Option<Box<dyn Fn() -> Box<dyn io::Write + Send>>>,
-        ending: &Ending,
+        around: Around<'_>,
     ) -> Result<Machine, PcError> {
+        let Around { cpus, clock, output, debug, ending } = around;
         let firmware = options.firmware.as_deref().map(|path| firmware::read(path, files)).transpose()?;
         let disks = options.disk.iter().enumerate().map(|(number, disk)| Disk::open(disk, number, files));
         let disks = disks.collect::<Result<Vec<_>, _>>()?;
@@ -122,7 +127,7 @@ impl Machine {
             lock(&keyboard).0.switch_on();
         }
         add_keyboard(&mut bus, &keyboard);
-        let speaker: Shared = Arc::new(Mutex::new(Bytewise(Speaker::new(host.timer()?, monotonic))));
+        let speaker: Shared = Arc::new(Mutex::new(Bytewise(Speaker::new(host.timer()?, clock.clone()))));
         bus.add("speaker", Space::Port, 0x61..0x62, Synchronous, &speaker);
         let post: Shared = Arc::new(Mutex::new(Bytewise(PostCode::default())));
         bus.add("POST code", Space::Port, 0x80..0x81, PostedWrites, &post);
@@ -133,8 +138,9 @@ impl Machine {
             bus.add("ATA channel", Space::Port, ports, PostedWrites, &channels);
         }
         let about = cmos::About { low: memory.low(), high: memory.high(), cpus };
-        add_clock(&mut bus, Cmos::new(about, host.irq(CLOCK_IRQ)?, cmos::host_time))?;
-        add_pci(&mut bus, ending, firmware.is_none());
+        let date = options.rtc_base.map_or_else(cmos::host_time, |date| Duration::from_secs(date.seconds() as u64));
+        add_clock(&mut bus, Cmos::new(about, host.irq(CLOCK_IRQ)?, clock.clone(), date))?;
+        add_pci(&mut bus, ending, clock, firmware.is_none());
         let vga = options.vga.then(|| add_vga(&mut bus));
 
         let mut virtio = Virtio { host, bus: &mut bus, memory: &memory, devices: Vec::new() };
@@ -149,13 +155,26 @@ impl Machine {
             virtio_console = Some((input, Arc::clone(&doorbells[console::RECEIVE])));
         }
         let tables = acpi::Tables::new(&acpi::About { cpus, virtio: virtio.devices });
-        let start = kernel::load(options, files, &memory, &tables)?;
+        let kernel = kernel::load(options, files, &memory, &tables)?;
         add_fw_cfg(&mut bus, fw_cfg(&memory, cpus, options, &tables));
         for (space, range, access) in bus.reservations() {
             host.reserve(space, range, access)?;
         }
         let ending = ending.clone();
-        Ok(Machine { memory, bus, start, serial, keyboard, vga, virtio_console, ending })
+        Ok(Machine { memory, bus, kernel, serial, keyboard, vga, virtio_console, ending })
+    }
+}
+
+impl Machine {
+    /// Puts devices and memory to where they are after a reset, while no vCPU runs. Interrupt controllers and timer are the
+    /// host's. Memory that neither firmware nor kernel lies in keeps what it has.
+    ///
+    /// # Errors
+    /// What was put there before is no memory.
+    pub fn reset(&self) -> Result<(), PcError> {
+        self.bus.reset();
+        self.memory.show_firmware()?;
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.put(&self.memory))
     }
 }
 
@@ -188,6 +207,10 @@ impl Device for At {
     fn write(&mut self, offset: u64, width: usize, value: u64) {
         lock(&self.device).write(self.first + offset, width, value);
     }
+
+    fn moment(&mut self, tsc: u64) {
+        lock(&self.device).moment(tsc);
+    }
 }
 
 /// The clock, and the thread that raises its interrupts.
@@ -200,13 +223,15 @@ fn add_clock(bus: &mut Bus, clock: Cmos) -> Result<(), PcError> {
     bus.add("clock and CMOS", Space::Port, 0x71..0x72, Synchronous, &data);
     let tick = move || {
         loop {
-            let due = lock(&clock).0.tick();
-            let gone = match due {
+            let left = {
+                let clock = &mut lock(&clock).0;
+                let now = clock.time();
+                clock.interrupt(now);
+                clock.due().map(|due| due.saturating_sub(now))
+            };
+            let gone = match left {
                 None => wake.recv().is_err(),
-                Some(due) => {
-                    let left = due.saturating_sub(cmos::host_time());
-                    wake.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
-                }
+                Some(left) => wake.recv_timeout(left) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected),
             };
             if gone {
                 return;
@@ -222,20 +247,36 @@ struct ClockData {
     changed: std::sync::mpsc::SyncSender<()>,
 }
 
-impl Device for ClockData {
-    fn read(&mut self, offset: u64, width: usize) -> u64 {
-        lock(&self.clock).read(offset + 1, width)
-    }
-
-    fn write(&mut self, offset: u64, width: usize, value: u64) {
-        lock(&self.clock).write(offset + 1, width, value);
+impl ClockData {
+    fn changed(&self) {
         // A message that waits already says the same.
         let _ = self.changed.try_send(());
     }
 }
 
+impl Device for ClockData {
+    fn read(&mut self, offset: u64, width: usize) -> u64 {
+        let mut clock = lock(&self.clock);
+        let value = clock.read(offset + 1, width);
+        if clock.0.due().is_some() {
+            drop(clock);
+            self.changed();
+        }
+        value
+    }
+
+    fn write(&mut self, offset: u64, width: usize, value: u64) {
+        lock(&self.clock).write(offset + 1, width, value);
+        self.changed();
+    }
+
+    fn moment(&mut self, tsc: u64) {
+        lock(&self.clock).moment(tsc);
+    }
+}
+
 /// Configuration space. Without firmware nobody says where power management is; then it is where the tables say.
-fn add_pci(bus: &mut Bus, ending: &Ending, settle: bool) {
+fn add_pci(bus: &mut Bus, ending: &Ending, clock: &Clock, settle: bool) {
     let base = Arc::new(AtomicU64::new(0));
     let mut pci = Pci::new(ending.clone(), Arc::clone(&base));
     if settle {
@@ -245,7 +286,7 @@ fn add_pci(bus: &mut Bus, ending: &Ending, settle: bool) {
     bus.add("PCI address", Space::Port, 0xcf8..0xcfc, PostedWrites, &pci);
     let data: Shared = Arc::new(Mutex::new(At { device: pci, first: 4 }));
     bus.add("PCI data", Space::Port, 0xcfc..0xd00, Synchronous, &data);
-    let power: Shared = Arc::new(Mutex::new(PowerManagement::new(ending.clone(), monotonic)));
+    let power: Shared = Arc::new(Mutex::new(PowerManagement::new(ending.clone(), clock.clone())));
     bus.add_movable("power management", base, pm::LENGTH, &power);
 }
 

@@ -116,11 +116,21 @@ impl Memory {
         rom.write(0, image)?;
         let region = Region { start: FOUR_GIB - rom.len(), length: rom.len(), read_only: true, ..Region::default() };
         host.add_memory(&rom, &region)?;
-        let shown = rom.len().min(SHADOW);
-        self.write(MIB - shown, &image[image.len() - shown as usize..])?;
         // A machine has one firmware.
         let _ = self.rom.set(rom);
-        Ok(())
+        self.show_firmware()
+    }
+
+    /// Puts the firmware's end below 1 MiB, as it is after a reset; nothing without firmware.
+    ///
+    /// # Errors
+    /// As [`Memory::write`].
+    pub fn show_firmware(&self) -> Result<(), PcError> {
+        let Some(rom) = self.rom.get() else { return Ok(()) };
+        let shown = rom.len().min(SHADOW);
+        let mut end = vec![0; shown as usize];
+        rom.read(rom.len() - shown, &mut end)?;
+        self.write(MIB - shown, &end)
     }
 
     /// Where in the memfd an address of RAM lies.
@@ -193,6 +203,9 @@ mod tests {
         let image: Vec<u8> = (0..256 << 10).map(|at: u32| (at >> 12) as u8).collect();
         memory.add_firmware(&mut host, &image).unwrap();
         assert_eq!(memory.ram().read_obj::<u8>(0xe_0000).unwrap(), 32);
+        assert_eq!(memory.ram().read_obj::<u8>(0xf_ffff).unwrap(), 63);
+        memory.write(0xf_fffe, &[1, 2]).unwrap();
+        memory.show_firmware().unwrap();
         assert_eq!(memory.ram().read_obj::<u8>(0xf_ffff).unwrap(), 63);
         let rom = host.slots.last().unwrap();
         assert_eq!((rom.start, rom.length, rom.read_only), (FOUR_GIB - (256 << 10), 256 << 10, true));

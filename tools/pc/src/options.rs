@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
+use crate::calendar::Date;
 use crate::files;
 
 /// Memory without `--memory`, in bytes.
@@ -56,6 +57,15 @@ pub struct Options {
     /// End the machine with status 0 when the guest has printed this.
     #[arg(long, value_name = "STRING")]
     pub exit_on: Option<String>,
+
+    /// What the clock shows when the machine begins, in UTC, such as 2026-11-28 or 2026-11-28T17:04:44, in place of the time
+    /// of day; then a run that is recorded by --trace and replayed reads the same dates.
+    #[arg(long, value_name = "UTC-TIME", value_parser = Date::parse)]
+    pub rtc_base: Option<Date>,
+
+    /// End the machine with status 0 when the guest resets it, in place of beginning anew.
+    #[arg(long)]
+    pub no_reboot: bool,
 
     /// Give the machine a text display and draw it in the terminal; keys go to the keyboard.
     #[arg(long)]
@@ -170,10 +180,14 @@ impl Options {
         add("--memory", OsStr::new(&format!("{}K", self.memory >> 10)));
         self.timeout.iter().for_each(|seconds| add("--timeout", OsStr::new(&seconds.to_string())));
         self.exit_on.iter().for_each(|string| add("--exit-on", OsStr::new(string)));
+        self.rtc_base.iter().for_each(|date| add("--rtc-base", OsStr::new(&date.to_string())));
         add("--console", OsStr::new(&word_of(self.console)));
         add("--debug-console", OsStr::new(&word_of(self.debug_console)));
         words.extend(
-            [(self.vga, "--vga"), (self.report, "--report")].iter().filter(|flag| flag.0).map(|flag| flag.1.into()),
+            [(self.vga, "--vga"), (self.report, "--report"), (self.no_reboot, "--no-reboot")]
+                .iter()
+                .filter(|flag| flag.0)
+                .map(|flag| flag.1.into()),
         );
         words
     }
@@ -284,7 +298,9 @@ mod tests {
             "--memory=3G",
             "--timeout=7",
             "--exit-on=--x",
+            "--rtc-base=2024-02-29T23:59:58Z",
             "--vga",
+            "--no-reboot",
             "--report",
             "--console=virtio",
         ]);

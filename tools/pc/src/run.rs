@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use outboard_plugin::Connection;
+
 use crate::bus::lock;
+use crate::clock::Clock;
 use crate::console::input;
 use crate::console::keys::keys;
 use crate::console::output::{Output, Wanted};
 use crate::console::raw::Raw;
 use crate::console::screen::{SCREEN, Screen};
-use crate::ending::{End, Ending};
+use crate::ending::{End, Ending, Next};
 use crate::error::PcError;
 use crate::files::Files;
 use crate::kernel;
-use crate::machine::Machine;
+use crate::machine::{Around, Machine};
 use crate::memory::DISPLAY;
 use crate::options::{DebugConsole, Keys, Options};
+use crate::serve::Beginning;
+use crate::snapshot::{self, Chips};
 use crate::{cpu, report, serve};
 
 /// Text of the display begins here, within its memory.
@@ -49,22 +54,27 @@ pub fn main(options: &Options, files_from: Option<i32>) -> u8 {
 fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     let mut vm = outboard_plugin::connect()?;
     let mut files = Files::inherited(options, files_from)?;
-    let ending = Ending::default();
+    let ending = Ending::new(options.no_reboot);
     let exit_on = options.exit_on.as_deref().filter(|_| !options.vga);
     let to: Box<dyn Write + Send> = if options.vga { Box::new(io::sink()) } else { Box::new(io::stdout()) };
     let output = Output::new(to, exit_on, ending.clone())?;
     let cpus = vm.vcpu_count();
-    let machine = Machine::new(&mut vm, options, &mut files, cpus, &output, debug(options, &output), &ending)?;
+    let clock = Clock::new(vm.tsc_khz());
+    let debug = debug(options, &output);
+    let around = Around { cpus, clock: &clock, output: &output, debug, ending: &ending };
+    let machine = Machine::new(&mut vm, options, &mut files, around)?;
     vm.set_unclaimed(0xff)?;
     // Where KVM cannot tell its frequency, guests measure the TSC.
     let about = cpu::About { supported: vm.supported_cpuid()?, cpus, tsc_khz: vm.guest_tsc_khz().unwrap_or(0) };
-    let begin = serve::begin(about, machine.start.map(kernel::begin));
+    let start = machine.kernel.as_ref().map(|kernel| kernel::begin(kernel.start()));
+    let msrs = snapshot::msrs(&vm.msr_indices()?);
+    let beginning = Arc::new(Beginning { about, clock, start, msrs });
     serve::ask_for_refused_instructions(&mut vm)?;
     let machine = Arc::new(machine);
     let vcpus = (0..cpus).map(|id| vm.vcpu(id)).collect::<Result<Vec<_>, _>>()?;
     for vcpu in vcpus {
-        let (machine, begin) = (Arc::clone(&machine), Arc::clone(&begin));
-        let work = move || serve::run(vcpu, &machine, &begin);
+        let (machine, beginning) = (Arc::clone(&machine), Arc::clone(&beginning));
+        let work = move || serve::run(vcpu, &machine, &beginning);
         thread::Builder::new().name("vcpu".into()).spawn(work).map_err(PcError::Thread)?;
     }
     let raw = Raw::enter().map_err(PcError::Terminal)?;
@@ -74,9 +84,9 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
         false => None,
     };
     let started = Instant::now();
+    let chips = Chips::of(&mut vm)?;
     vm.start()?;
-    let end = ending.wait(options.timeout.map(Duration::from_secs));
-    let end = end.unwrap_or(End::Timeout(options.timeout.unwrap_or_default()));
+    let end = until_the_end(&mut vm, &machine, &chips, cpus, options.timeout);
     ending.end(end.clone());
     output.flush();
     if let Some(screen) = screen {
@@ -96,6 +106,33 @@ fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
         other => say(&other.to_string()),
     }
     Ok(end)
+}
+
+/// Resets the machine as often as that is asked for; how it ends.
+fn until_the_end(vm: &mut Connection, machine: &Machine, chips: &Chips, cpus: u32, timeout: Option<u64>) -> End {
+    let deadline = timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+    loop {
+        match machine.ending.wait(deadline) {
+            None => return End::Timeout(timeout.unwrap_or_default()),
+            Some(Next::End(end)) => return end,
+            Some(Next::Reset(_)) => {
+                if let Err(error) = reset(vm, machine, chips, cpus) {
+                    machine.ending.end(End::Failed(format!("cannot reset the machine: {error}")));
+                }
+            }
+        }
+    }
+}
+
+fn reset(vm: &mut Connection, machine: &Machine, chips: &Chips, cpus: u32) -> Result<(), PcError> {
+    vm.pause_vcpus(0..cpus, 0)?;
+    machine.ending.pausing();
+    if machine.ending.all_arrived(cpus) {
+        machine.reset()?;
+        chips.put_back(vm)?;
+        machine.ending.begin_anew();
+    }
+    Ok(())
 }
 
 /// Where firmware's messages go.
@@ -142,7 +179,7 @@ fn draw(machine: &Arc<Machine>, exit_on: Option<&str>) -> Result<thread::JoinHan
     let work = move || {
         let (mut screen, mut cells) = (Screen::default(), [0; SCREEN]);
         loop {
-            let last = machine.ending.wait(Some(FRAME)).is_some();
+            let last = machine.ending.ends_within(FRAME);
             let Some(view) = machine.vga.as_ref().map(|vga| lock(vga).0.view()) else { return };
             let first = (usize::from(view.start) * 2).min(TEXT_LENGTH - SCREEN) as u64;
             // The display's memory is there from the beginning to the end.

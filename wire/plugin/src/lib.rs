@@ -67,3 +67,10 @@ pub use registers::Registers;
 pub use requests::{Hint, HintDetail, IoEvent, IrqEvent, MemorySlot, Region};
 pub use space::{Files, Space};
 pub use vcpu::{Vcpu, wait_any};
+
+/// The TSC now, the counter of [`Registers::exit_tsc`] and [`PostedWrite::tsc`], in ticks of [`Connection::tsc_khz`]: for
+/// devices whose time is that of the guest's accesses, and who do something between two of them.
+#[inline]
+pub fn tsc() -> u64 {
+    outboard_wire::clock::now()
+}

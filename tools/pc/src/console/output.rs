@@ -139,9 +139,9 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
+    use crate::ending::Next;
 
     #[test]
     fn a_string_is_found_across_pieces() {
@@ -179,7 +179,7 @@ mod tests {
         }
         output.flush();
         assert_eq!(got.try_iter().flatten().collect::<Vec<u8>>(), expected);
-        assert_eq!(ending.wait(Some(Duration::ZERO)), Some(End::Printed));
+        assert_eq!(ending.reason(), Some(End::Printed));
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         let ending = Ending::default();
         let output = Output::new(Box::new(Sent(sender)), None, ending.clone()).unwrap();
         output.print(b"x");
-        assert!(matches!(ending.wait(None), Some(End::Failed(why)) if why.contains("output")));
+        assert!(matches!(ending.wait(None), Some(Next::End(End::Failed(why))) if why.contains("output")));
         output.print(&[0; 2 * LIMIT]);
         output.print(b"x");
         output.flush();

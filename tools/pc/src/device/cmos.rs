@@ -6,6 +6,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::bus::ByteDevice;
+use crate::calendar::Date;
+use crate::clock::Clock;
 use crate::host::Irq;
 
 const SECONDS: usize = 0;
@@ -37,6 +39,7 @@ const D_BATTERY: u8 = 0x80;
 const UPDATE: Duration = Duration::from_micros(244);
 /// An alarm register from here on matches anything.
 const ANY: u8 = 0xc0;
+const DAY_SECONDS: i64 = 86_400;
 
 /// What the memory behind the clock says of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -50,16 +53,27 @@ pub struct About {
 }
 
 /// The clock and its memory, ports 0x70 and 0x71.
+///
+/// What the guest reads depends on its accesses and their times alone. The interrupt, which comes without an access, is
+/// raised by whoever calls [`Cmos::interrupt`] in time, and changes nothing that can be read.
 pub struct Cmos {
     index: usize,
     bytes: [u8; 128],
     irq: Irq,
-    clock: fn() -> Duration,
-    /// Seconds that the guest's clock is ahead of the host's.
+    clock: Clock,
+    /// Time since 1970 when the machine's clock began.
+    base: Duration,
+    /// Time since 1970, and before the guest set the date, at the access that is served.
+    now: Duration,
+    /// Seconds that the guest's clock is ahead of that.
     ahead: i64,
-    /// When the next periodic interrupt is due, by the host's clock; and the second that was looked at last.
+    /// What has happened up to `since` and was not read: bits of register C.
+    flags: u8,
+    since: Duration,
+    /// When the periods began to count, while the periodic interrupt is enabled.
     periodic: Option<Duration>,
-    looked: u64,
+    /// The interrupt was raised and not acknowledged since.
+    raised: bool,
 }
 
 /// Time since 1970 by the host's clock.
@@ -68,8 +82,8 @@ pub fn host_time() -> Duration {
 }
 
 impl Cmos {
-    /// A clock that goes by `clock`, time since 1970, and raises `irq`.
-    pub fn new(about: About, irq: Irq, clock: fn() -> Duration) -> Cmos {
+    /// A clock that shows `base`, time since 1970, when `clock` begins, goes by that, and raises `irq`.
+    pub fn new(about: About, irq: Irq, clock: Clock, base: Duration) -> Cmos {
         let mut bytes = [0; 128];
         let mut put = |index: usize, value: u64| {
             let word = value.min(0xffff) as u16;
@@ -86,42 +100,61 @@ impl Cmos {
         bytes[0x38] = 0x30; // boot order: CD-ROM third, no floppy check (SeaBIOS, src/boot.c)
         bytes[0x3d] = 0x02; // disk first
         bytes[0x5f] = about.cpus.saturating_sub(1).min(255) as u8;
-        let looked = clock().as_secs();
-        Cmos { index: 0, bytes, irq, clock, ahead: 0, periodic: None, looked }
+        let (now, since) = (base, base);
+        Cmos { index: 0, bytes, irq, clock, base, now, ahead: 0, flags: 0, since, periodic: None, raised: false }
     }
 
-    /// Does what is due, and says when to come again, by the host's clock; `None`: not before a register changes.
-    pub fn tick(&mut self) -> Option<Duration> {
-        let now = (self.clock)();
-        let mut events = 0;
-        if let (Some(due), Some(period)) = (self.periodic, self.period())
-            && now >= due
-        {
-            events |= PERIODIC;
-            // Periods that were missed are lost, as with a real clock whose interrupt nobody acknowledges.
-            let missed = (now - due).as_nanos() / period.as_nanos();
-            self.periodic = Some(due + period * (missed as u32 + 1));
+    /// Takes note of what has happened up to the access that is served.
+    fn settle(&mut self) {
+        let (from, to) = (self.since, self.now);
+        // Accesses of two processors may come the other way round.
+        if to <= from {
+            return;
         }
-        if now.as_secs() != self.looked {
-            self.looked = now.as_secs();
-            events |= UPDATED;
-            events |= if self.alarm_matches() { ALARM } else { 0 };
-        }
-        self.report(events);
-        let enabled = self.bytes[B];
-        let second = (enabled & (ALARM | UPDATED) != 0).then(|| Duration::from_secs(now.as_secs() + 1));
-        let periodic = self.periodic.filter(|_| enabled & PERIODIC != 0);
-        [second, periodic].into_iter().flatten().min()
-    }
-
-    fn report(&mut self, events: u8) {
-        let before = self.bytes[C];
-        self.bytes[C] |= events;
-        if self.bytes[C] & self.bytes[B] & (PERIODIC | ALARM | UPDATED) != 0 {
-            self.bytes[C] |= C_INTERRUPT;
-            if before & C_INTERRUPT == 0 {
-                (self.irq)();
+        for event in [PERIODIC, ALARM, UPDATED] {
+            if self.next(event, from).is_some_and(|due| due <= to) {
+                self.flags |= event;
             }
+        }
+        self.since = to;
+    }
+
+    /// When an event comes next after this time, whether it interrupts or not.
+    fn next(&self, event: u8, after: Duration) -> Option<Duration> {
+        match event {
+            PERIODIC => {
+                let (start, period) = (self.periodic?, self.period()?);
+                let passed = after.saturating_sub(start).as_nanos() / period.as_nanos() + 1;
+                Some(start + Duration::from_nanos((passed * period.as_nanos()) as u64))
+            }
+            ALARM => self.next_alarm(after.as_secs()).map(Duration::from_secs),
+            _ => Some(Duration::from_secs(after.as_secs() + 1)),
+        }
+    }
+
+    /// When the interrupt is due, time since 1970 as [`Cmos::interrupt`] takes it; `None`: not before a register changes.
+    pub fn due(&self) -> Option<Duration> {
+        let enabled = self.bytes[B] & (PERIODIC | ALARM | UPDATED);
+        if self.raised || enabled == 0 {
+            return None;
+        }
+        if self.flags & enabled != 0 {
+            return Some(self.since);
+        }
+        let events = [PERIODIC, ALARM, UPDATED].into_iter().filter(|event| enabled & event != 0);
+        events.filter_map(|event| self.next(event, self.since)).min()
+    }
+
+    /// Time since 1970 by the machine's clock, now.
+    pub fn time(&self) -> Duration {
+        self.base + self.clock.now()
+    }
+
+    /// Raises the interrupt if it is due.
+    pub fn interrupt(&mut self, now: Duration) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.raised = true;
+            (self.irq)();
         }
     }
 
@@ -135,28 +168,40 @@ impl Cmos {
         Some(Duration::from_nanos(1_000_000_000 * ticks / 32_768))
     }
 
-    fn alarm_matches(&self) -> bool {
-        [SECONDS, MINUTES, HOURS].iter().all(|at| {
+    /// The second, since 1970 without the guest's setting, of the next alarm after this one.
+    fn next_alarm(&self, after: u64) -> Option<u64> {
+        let matching = |at: usize, numbers: u8| -> Vec<i64> {
             let wanted = self.bytes[at + 1];
-            wanted >= ANY || wanted == self.time_register(*at)
-        })
+            let shown = |number: u8| if at == HOURS { self.coded_hour(number) } else { self.coded(number) };
+            (0..numbers).filter(|number| wanted >= ANY || wanted == shown(*number)).map(i64::from).collect()
+        };
+        let (hours, minutes, seconds) = (matching(HOURS, 24), matching(MINUTES, 60), matching(SECONDS, 60));
+        let now = after as i64 + self.ahead;
+        let of_day = now.rem_euclid(DAY_SECONDS);
+        // Today, then tomorrow; hours and minutes that are over are passed by as a whole.
+        for day in [0, DAY_SECONDS] {
+            for hour in hours.iter().map(|hour| day + hour * 3600).filter(|hour| hour + 3599 > of_day) {
+                for minute in minutes.iter().map(|minute| hour + minute * 60).filter(|minute| minute + 59 > of_day) {
+                    if let Some(second) = seconds.iter().map(|second| minute + second).find(|at| *at > of_day) {
+                        return after.checked_add_signed(second - of_day);
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Seconds since 1970 by the guest's clock.
     fn seconds(&self) -> i64 {
-        (self.clock)().as_secs() as i64 + self.ahead
+        self.now.as_secs() as i64 + self.ahead
     }
 
     fn time_register(&self, at: usize) -> u8 {
         let date = Date::of(self.seconds());
         match at {
-            HOURS if self.bytes[B] & B_24_HOURS == 0 => {
-                let afternoon = if date.hour >= 12 { 0x80 } else { 0 };
-                self.coded((date.hour + 11) % 12 + 1) | afternoon
-            }
             SECONDS => self.coded(date.second),
             MINUTES => self.coded(date.minute),
-            HOURS => self.coded(date.hour),
+            HOURS => self.coded_hour(date.hour),
             WEEKDAY => self.coded(date.weekday),
             DAY => self.coded(date.day),
             MONTH => self.coded(date.month),
@@ -185,6 +230,13 @@ impl Cmos {
         self.ahead += date.seconds() - before;
     }
 
+    fn coded_hour(&self, hour: u8) -> u8 {
+        if self.bytes[B] & B_24_HOURS != 0 {
+            return self.coded(hour);
+        }
+        self.coded((hour + 11) % 12 + 1) | if hour >= 12 { 0x80 } else { 0 }
+    }
+
     fn coded(&self, number: u8) -> u8 {
         if self.bytes[B] & B_BINARY != 0 { number } else { (number / 10) << 4 | (number % 10) }
     }
@@ -195,6 +247,16 @@ impl Cmos {
 }
 
 impl ByteDevice for Cmos {
+    fn moment(&mut self, tsc: u64) {
+        self.now = self.base + self.clock.at(tsc);
+    }
+
+    /// The memory stays, as by a battery; nothing interrupts any more.
+    fn reset(&mut self) {
+        self.bytes[B] &= !(PERIODIC | ALARM | UPDATED);
+        (self.flags, self.periodic, self.raised) = (0, None, false);
+    }
+
     fn read(&mut self, register: u64) -> u8 {
         if register == 0 {
             return 0xff; // the index is write-only
@@ -202,13 +264,16 @@ impl ByteDevice for Cmos {
         match self.index {
             SECONDS | MINUTES | HOURS | WEEKDAY..=YEAR | CENTURY => self.time_register(self.index),
             A => {
-                let part = Duration::from_nanos((self.clock)().subsec_nanos().into());
+                let part = Duration::from_nanos(self.now.subsec_nanos().into());
                 let updating = part + UPDATE >= Duration::from_secs(1) && self.bytes[B] & B_HOLD == 0;
                 self.bytes[A] & !A_UPDATING | if updating { A_UPDATING } else { 0 }
             }
             C => {
-                self.tick();
-                core::mem::take(&mut self.bytes[C])
+                self.settle();
+                self.raised = false;
+                let flags = core::mem::take(&mut self.flags);
+                let interrupts = flags & self.bytes[B] & (PERIODIC | ALARM | UPDATED) != 0;
+                flags | if interrupts { C_INTERRUPT } else { 0 }
             }
             D => D_BATTERY,
             other => self.bytes[other],
@@ -220,63 +285,22 @@ impl ByteDevice for Cmos {
             self.index = usize::from(value & 0x7f); // bit 7 masks the NMI
             return;
         }
+        // Up to here time went by the registers as they were.
+        self.settle();
         match self.index {
             SECONDS | MINUTES | HOURS | WEEKDAY..=YEAR | CENTURY => self.set_time_register(self.index, value),
             C | D => {}
             at @ (A | B) => {
                 self.bytes[at] = value;
-                let wanted = self.bytes[B] & PERIODIC != 0;
-                self.periodic = self.period().filter(|_| wanted).map(|period| (self.clock)() + period);
-                self.report(0);
+                let counts = self.bytes[B] & PERIODIC != 0 && self.period().is_some();
+                self.periodic = match self.periodic {
+                    Some(start) if counts && at == B => Some(start),
+                    _ => counts.then_some(self.now),
+                };
+                self.raised &= self.flags & self.bytes[B] != 0;
             }
             other => self.bytes[other] = value,
         }
-    }
-}
-
-/// A date of the Gregorian calendar and a time of day. `weekday` counts from 1 for Sunday.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Date {
-    year: i64,
-    month: u8,
-    day: u8,
-    hour: u8,
-    minute: u8,
-    second: u8,
-    weekday: u8,
-}
-
-const DAY_SECONDS: i64 = 86_400;
-
-impl Date {
-    /// The date so many seconds after 1970 began. Years are counted from March here, so that the leap day comes last.
-    fn of(seconds: i64) -> Date {
-        let (days, rest) = (seconds.div_euclid(DAY_SECONDS), seconds.rem_euclid(DAY_SECONDS));
-        // Days since 1 March of the year 0, and the place within 400 years of 146097 days.
-        let days_from_0 = days + 719_468;
-        let (era, day) = (days_from_0.div_euclid(146_097), days_from_0.rem_euclid(146_097));
-        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-        let day = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day + 2) / 153;
-        let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-        Date {
-            year: era * 400 + year + i64::from(month <= 2),
-            month: month as u8,
-            day: day as u8,
-            hour: (rest / 3600) as u8,
-            minute: (rest / 60 % 60) as u8,
-            second: (rest % 60) as u8,
-            weekday: ((days + 4).rem_euclid(7) + 1) as u8,
-        }
-    }
-
-    fn seconds(self) -> i64 {
-        let year = self.year - i64::from(self.month <= 2);
-        let (era, year) = (year.div_euclid(400), year.rem_euclid(400));
-        let month = (i64::from(self.month) + 9) % 12;
-        let day = (153 * month + 2) / 5 + i64::from(self.day) - 1 + year * 365 + year / 4 - year / 100;
-        let days = era * 146_097 + day - 719_468;
-        days * DAY_SECONDS + i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second)
     }
 }
 

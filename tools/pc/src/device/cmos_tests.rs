@@ -1,7 +1,7 @@
 //! Tests of the real-time clock, by a clock that the test sets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::host::tests::counted;
@@ -9,23 +9,17 @@ use crate::host::tests::counted;
 /// 2024-02-29 23:59:58, a Thursday.
 const LEAP_DAY: u64 = 1_709_251_198;
 
-thread_local! {
-    static NOW: AtomicU64 = const { AtomicU64::new(LEAP_DAY * 1000) };
-}
-
-/// Milliseconds since 1970.
-fn set_now(milliseconds: u64) {
-    NOW.with(|now| now.store(milliseconds, Ordering::Relaxed));
-}
-
-fn now() -> Duration {
-    Duration::from_millis(NOW.with(|now| now.load(Ordering::Relaxed)))
-}
-
+/// A clock of a tick a millisecond, and the test at its beginning.
 fn cmos() -> (Cmos, Arc<AtomicUsize>) {
-    set_now(LEAP_DAY * 1000);
-    let (irq, raised) = counted();
-    (Cmos::new(About { low: 64 << 20, high: 1 << 30, cpus: 4 }, irq, now), raised)
+    let ((irq, raised), clock) = (counted(), Clock::new(1));
+    clock.begin(0);
+    let about = About { low: 64 << 20, high: 1 << 30, cpus: 4 };
+    (Cmos::new(about, irq, clock, Duration::from_secs(LEAP_DAY)), raised)
+}
+
+/// So many milliseconds later than the beginning.
+fn later(milliseconds: u64) -> Duration {
+    Duration::from_millis(LEAP_DAY * 1000 + milliseconds)
 }
 
 fn read(cmos: &mut Cmos, index: usize) -> u8 {
@@ -46,7 +40,7 @@ fn date(cmos: &mut Cmos) -> [u8; 8] {
 fn the_date_is_the_hosts() {
     let (mut cmos, _) = cmos();
     assert_eq!(date(&mut cmos), [0x20, 0x24, 0x02, 0x29, 0x23, 0x59, 0x58, 5]);
-    set_now((LEAP_DAY + 2) * 1000);
+    cmos.moment(2000);
     assert_eq!(date(&mut cmos), [0x20, 0x24, 0x03, 0x01, 0x00, 0x00, 0x00, 6]);
     write(&mut cmos, B, B_BINARY);
     assert_eq!(date(&mut cmos), [20, 24, 3, 1, 12, 0, 0, 6], "midnight is twelve by a clock of twelve hours");
@@ -59,18 +53,8 @@ fn a_date_that_was_set_goes_on() {
         write(&mut cmos, index, value);
     }
     assert_eq!(date(&mut cmos), [0x19, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59, 6]);
-    set_now((LEAP_DAY + 1) * 1000);
+    cmos.moment(1000);
     assert_eq!(date(&mut cmos), [0x20, 0x00, 0x01, 0x01, 0x00, 0x00, 0x00, 7]);
-}
-
-#[test]
-fn dates_and_seconds_are_the_same() {
-    for days in (-200_000..200_000).step_by(97) {
-        let seconds = days * DAY_SECONDS + days.rem_euclid(DAY_SECONDS);
-        assert_eq!(Date::of(seconds).seconds(), seconds);
-    }
-    let first = Date { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0, weekday: 5 };
-    assert_eq!(Date::of(0), first);
 }
 
 #[test]
@@ -91,20 +75,35 @@ fn the_memory_tells_of_the_machine() {
 fn periodic_interrupts_come_at_their_rate_until_they_are_acknowledged() {
     let (mut cmos, raised) = cmos();
     write(&mut cmos, A, 0x2f); // every half second
-    assert_eq!(cmos.tick(), None);
+    assert_eq!(cmos.due(), None);
     write(&mut cmos, B, PERIODIC | B_24_HOURS);
-    assert_eq!(cmos.tick(), Some(Duration::from_millis(LEAP_DAY * 1000 + 500)));
-    set_now(LEAP_DAY * 1000 + 500);
-    assert_eq!(cmos.tick(), Some(Duration::from_secs(LEAP_DAY + 1)));
-    assert_eq!(raised.load(Ordering::Relaxed), 1);
-    set_now(LEAP_DAY * 1000 + 1000);
-    cmos.tick();
-    assert_eq!(raised.load(Ordering::Relaxed), 1, "nobody acknowledged the first one");
+    assert_eq!(cmos.due(), Some(later(500)));
+    cmos.interrupt(later(499));
+    assert_eq!(raised.load(Ordering::Relaxed), 0);
+    cmos.interrupt(later(500));
+    cmos.interrupt(later(1000));
+    assert_eq!((raised.load(Ordering::Relaxed), cmos.due()), (1, None), "nobody acknowledged the first one");
+    cmos.moment(1000);
     assert_eq!(read(&mut cmos, C), C_INTERRUPT | PERIODIC | UPDATED);
     assert_eq!(read(&mut cmos, C), 0);
-    set_now(LEAP_DAY * 1000 + 1500);
-    cmos.tick();
+    assert_eq!(cmos.due(), Some(later(1500)));
+    cmos.interrupt(later(1501));
     assert_eq!(raised.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn what_is_read_does_not_depend_on_when_the_interrupt_was_raised() {
+    for early in [true, false] {
+        let (mut cmos, _) = cmos();
+        write(&mut cmos, B, UPDATED | B_24_HOURS);
+        if early {
+            cmos.interrupt(later(1000));
+        }
+        cmos.moment(999);
+        assert_eq!(read(&mut cmos, C), 0);
+        cmos.moment(1000);
+        assert_eq!(read(&mut cmos, C), C_INTERRUPT | UPDATED);
+    }
 }
 
 #[test]
@@ -114,18 +113,40 @@ fn the_alarm_goes_off_at_its_time() {
         write(&mut cmos, index, value);
     }
     write(&mut cmos, B, ALARM | B_24_HOURS);
-    for (second, expected) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
-        set_now((LEAP_DAY + second) * 1000);
-        cmos.tick();
-        assert_eq!(raised.load(Ordering::Relaxed), expected, "{second} seconds later");
-    }
+    assert_eq!(cmos.due(), Some(later(3000)), "a second after midnight");
+    cmos.interrupt(later(3000));
+    assert_eq!(raised.load(Ordering::Relaxed), 1);
+    cmos.moment(2999);
+    assert_eq!(read(&mut cmos, C) & ALARM, 0);
+    cmos.moment(3000);
     assert_eq!(read(&mut cmos, C) & ALARM, ALARM);
+    assert_eq!(cmos.due(), Some(later(63_000)), "the minute does not matter");
+    write(&mut cmos, MINUTES + 1, 0x00);
+    assert_eq!(cmos.due(), Some(later(3000 + 86_400_000)), "tomorrow");
+    write(&mut cmos, HOURS, 0x23);
+    assert_eq!(cmos.due(), Some(later(3000 + 3_600_000)), "the date was set");
+    write(&mut cmos, HOURS + 1, 0x3f);
+    assert_eq!(cmos.due(), None, "no hour is written like that");
+}
+
+#[test]
+fn a_reset_stops_interrupts_and_keeps_the_rest() {
+    let (mut cmos, _) = cmos();
+    write(&mut cmos, 0x0f, 5);
+    write(&mut cmos, B, UPDATED | B_24_HOURS);
+    cmos.moment(1000);
+    cmos.reset();
+    assert_eq!((cmos.due(), read(&mut cmos, C), read(&mut cmos, B)), (None, UPDATED, B_24_HOURS));
+    assert_eq!(read(&mut cmos, 0x0f), 5);
 }
 
 #[test]
 fn the_update_flag_is_up_before_the_second_changes() {
     let (mut cmos, _) = cmos();
     assert_eq!(read(&mut cmos, A), 0x26);
-    set_now(LEAP_DAY * 1000 + 999);
+    cmos.moment(999);
     assert_eq!(read(&mut cmos, A), 0x26, "1 ms before is too early");
+    cmos.base += UPDATE * 4;
+    cmos.moment(999);
+    assert_eq!(read(&mut cmos, A), 0x26 | A_UPDATING);
 }

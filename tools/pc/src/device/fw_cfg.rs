@@ -139,6 +139,10 @@ impl FwCfg {
 }
 
 impl Device for FwCfg {
+    fn reset(&mut self) {
+        (self.selected, self.at, self.dma_high) = (0, 0, 0);
+    }
+
     fn read(&mut self, offset: u64, width: usize) -> u64 {
         match offset {
             DATA => (0..width).fold(0, |value, at| value | u64::from(self.next()) << (8 * at)),

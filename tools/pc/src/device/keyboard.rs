@@ -3,9 +3,10 @@
 //! Commands are those of the IBM AT and PS/2 technical references.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::bus::ByteDevice;
-use crate::ending::{End, Ending};
+use crate::ending::Ending;
 use crate::host::Irq;
 
 const STATUS_FULL: u8 = 0x01;
@@ -68,6 +69,8 @@ pub struct Keyboard {
     /// What the buffer held last, for a guest that reads it again.
     last: u8,
     scanning: bool,
+    /// It is on after a reset, for want of firmware that switches it on.
+    on: bool,
 }
 
 impl Keyboard {
@@ -85,11 +88,13 @@ impl Keyboard {
             full: None,
             last: 0,
             scanning: true,
+            on: false,
         }
     }
 
     /// Switches the keyboard on, as firmware leaves it for what it starts.
     pub fn switch_on(&mut self) {
+        self.on = true;
         self.mode = MODE_INTERRUPT | MODE_SELF_TEST | MODE_MOUSE_DISABLED | MODE_TRANSLATE;
     }
 
@@ -156,13 +161,13 @@ impl Keyboard {
             0xd3 | 0xd4 => self.expects = Expects::Nothing,
             0xdd => self.port &= !2,
             0xdf => self.port |= 2,
-            0xf0..=0xff if command & PORT_NOT_RESET == 0 => self.reset(),
+            0xf0..=0xff if command & PORT_NOT_RESET == 0 => self.reset_machine(),
             _ => {}
         }
     }
 
-    fn reset(&mut self) {
-        self.ending.end(End::Reset("keyboard controller"));
+    fn reset_machine(&self) {
+        self.ending.reset("keyboard controller");
     }
 
     fn data(&mut self, value: u8) {
@@ -171,7 +176,7 @@ impl Keyboard {
                 self.mode = value;
                 self.fill();
             }
-            Expects::OutputPort if value & PORT_NOT_RESET == 0 => self.reset(),
+            Expects::OutputPort if value & PORT_NOT_RESET == 0 => self.reset_machine(),
             Expects::OutputPort => self.port = value,
             Expects::KeyboardBuffer => self.answer(&[value]),
             Expects::Nothing => {}
@@ -208,6 +213,14 @@ impl Keyboard {
 }
 
 impl ByteDevice for Keyboard {
+    fn reset(&mut self) {
+        let on = self.on;
+        *self = Keyboard::new(self.ending.clone(), Arc::clone(&self.irq));
+        if on {
+            self.switch_on();
+        }
+    }
+
     fn read(&mut self, register: u64) -> u8 {
         match register {
             0 => {
@@ -233,7 +246,6 @@ impl ByteDevice for Keyboard {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -268,6 +280,15 @@ mod tests {
         keyboard.write(0, 0x61);
         keyboard.write(4, 0x20);
         assert_eq!(drain(&mut keyboard), [0x61]);
+        keyboard.write(0, 0xee);
+        keyboard.reset();
+        assert_eq!(drain(&mut keyboard), []);
+        keyboard.write(4, 0x20);
+        assert_eq!(drain(&mut keyboard), [MODE_DISABLED | MODE_MOUSE_DISABLED | MODE_TRANSLATE]);
+        keyboard.switch_on();
+        keyboard.reset();
+        keyboard.key(&[0x1e]);
+        assert_eq!(drain(&mut keyboard), [0x1e]);
     }
 
     #[test]
@@ -311,13 +332,13 @@ mod tests {
             let (mut keyboard, _, ending) = keyboard();
             keyboard.write(4, command);
             if let Some(data) = data {
-                assert!(!ending.ended());
+                assert!(!ending.resets());
                 keyboard.write(0, data);
             }
-            assert!(ending.ended());
+            assert!(ending.resets());
         }
         let (mut keyboard, _, ending) = keyboard();
         keyboard.write(4, 0xff);
-        assert!(!ending.ended(), "it pulses nothing");
+        assert!(!ending.resets(), "it pulses nothing");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bus::Device;
-use crate::ending::{End, Ending};
+use crate::ending::Ending;
 
 /// Number of the slot with the ISA bridge and its functions.
 const SOUTH: u8 = 1;
@@ -91,6 +91,8 @@ pub struct Pci {
     pm_base: Arc<AtomicU64>,
     /// The reset control register in the middle of these ports.
     reset: u8,
+    /// Where power management is after a reset, if that is not the firmware's to say.
+    place: Option<u16>,
 }
 
 /// Address register bit: accesses to the data register go to configuration space.
@@ -104,11 +106,12 @@ const RESET: u8 = 4;
 impl Pci {
     /// Configuration space of a machine; `pm_base` follows where the guest puts the ports of power management.
     pub fn new(ending: Ending, pm_base: Arc<AtomicU64>) -> Pci {
-        Pci { ending, address: 0, functions: functions(), pm_base, reset: 0 }
+        Pci { ending, address: 0, functions: functions(), pm_base, reset: 0, place: None }
     }
 
     /// Puts the ports of power management to `base`, as firmware would.
     pub fn place_power_management(&mut self, base: u16) {
+        self.place = Some(base);
         let [low, high] = base.to_le_bytes();
         self.functions[2].set(PM_BASE, &[low | 1, high]);
         self.functions[2].set(PM_MISC, &[1]);
@@ -143,6 +146,14 @@ impl Device for Pci {
         }
     }
 
+    fn reset(&mut self) {
+        (self.address, self.functions, self.reset) = (0, functions(), 0);
+        match self.place {
+            Some(base) => self.place_power_management(base),
+            None => self.settle(),
+        }
+    }
+
     fn write(&mut self, offset: u64, width: usize, value: u64) {
         match (offset, width) {
             (0, 4) => self.address = value as u32,
@@ -150,7 +161,7 @@ impl Device for Pci {
                 let rises = value as u8 & !self.reset & RESET != 0;
                 self.reset = value as u8;
                 if rises {
-                    self.ending.end(End::Reset("reset control register 0xcf9"));
+                    self.ending.reset("reset control register 0xcf9");
                 }
             }
             (..DATA, _) => {}
@@ -220,6 +231,11 @@ mod tests {
         choose(&mut pci, 1, 3, 0x40);
         pci.write(4, 4, 0xe401);
         assert_eq!(base.load(Ordering::Relaxed), 0xe400);
+        pci.reset();
+        assert_eq!(base.load(Ordering::Relaxed), 0);
+        pci.place_power_management(0x600);
+        pci.reset();
+        assert_eq!(base.load(Ordering::Relaxed), 0x600);
     }
 
     #[test]
@@ -235,8 +251,8 @@ mod tests {
     fn the_reset_bit_resets_when_it_rises() {
         let (mut pci, _, ending) = pci();
         pci.write(1, 1, 2);
-        assert!(!ending.ended());
+        assert!(!ending.resets());
         pci.write(1, 1, 6);
-        assert!(ending.ended());
+        assert!(ending.resets());
     }
 }

@@ -1,8 +1,7 @@
 //! The power management block of a PIIX4: ACPI's fixed registers and its timer.
 
-use std::time::Duration;
-
 use crate::bus::Device;
+use crate::clock::Clock;
 use crate::ending::{End, Ending};
 
 /// Bytes of the block (PIIX4 datasheet, section 7.2).
@@ -27,16 +26,18 @@ pub const SOFT_OFF: u8 = 0;
 /// The power management block.
 pub struct PowerManagement {
     ending: Ending,
-    now: fn() -> Duration,
+    clock: Clock,
+    /// The TSC at the access that is served.
+    tsc: u64,
     /// Which events interrupt: none ever happens.
     enabled: u16,
     control: u16,
 }
 
 impl PowerManagement {
-    /// The block of this machine; `now` is a clock that never goes back.
-    pub fn new(ending: Ending, now: fn() -> Duration) -> PowerManagement {
-        PowerManagement { ending, now, enabled: 0, control: SCI_ENABLED }
+    /// The block of this machine, with a timer that goes by its clock.
+    pub fn new(ending: Ending, clock: Clock) -> PowerManagement {
+        PowerManagement { ending, clock, tsc: 0, enabled: 0, control: SCI_ENABLED }
     }
 
     fn register(&self, at: u64) -> u8 {
@@ -50,9 +51,17 @@ impl PowerManagement {
 }
 
 impl Device for PowerManagement {
+    fn moment(&mut self, tsc: u64) {
+        self.tsc = tsc;
+    }
+
+    fn reset(&mut self) {
+        (self.enabled, self.control) = (0, SCI_ENABLED);
+    }
+
     fn read(&mut self, offset: u64, width: usize) -> u64 {
         if offset == TIMER {
-            let ticks = (self.now)().as_nanos() * FREQUENCY / 1_000_000_000;
+            let ticks = self.clock.at(self.tsc).as_nanos() * FREQUENCY / 1_000_000_000;
             return (ticks & TIMER_MASK) as u64;
         }
         (0..width as u64).fold(0, |value, at| value | u64::from(self.register(offset + at)) << (8 * at))
@@ -78,31 +87,41 @@ impl Device for PowerManagement {
 mod tests {
     use super::*;
 
+    /// A block by a clock of a tick a millisecond.
+    fn block(ending: &Ending) -> PowerManagement {
+        let clock = Clock::new(1);
+        clock.begin(0);
+        PowerManagement::new(ending.clone(), clock)
+    }
+
     #[test]
     fn the_timer_has_24_bits_and_its_frequency() {
-        let mut block = PowerManagement::new(Ending::default(), || Duration::from_secs(1));
+        let mut block = block(&Ending::default());
+        block.moment(1000);
         assert_eq!(block.read(TIMER, 4), 3_579_545);
-        block.now = || Duration::from_secs(5);
+        block.moment(5000);
         assert_eq!(block.read(TIMER, 4), 5 * 3_579_545 - (1 << 24));
     }
 
     #[test]
     fn soft_off_ends_the_machine_and_other_sleep_does_not() {
         let ending = Ending::default();
-        let mut block = PowerManagement::new(ending.clone(), || Duration::ZERO);
+        let mut block = block(&ending);
         assert_eq!(block.read(CONTROL, 2), 1);
         block.write(CONTROL, 2, 1 << 13 | 1 << 10);
         assert!(!ending.ended());
         block.write(CONTROL, 2, 1 << 13);
-        assert_eq!(ending.wait(None), Some(End::PowerOff));
+        assert_eq!(ending.reason(), Some(End::PowerOff));
     }
 
     #[test]
     fn events_are_enabled_by_either_width() {
-        let mut block = PowerManagement::new(Ending::default(), || Duration::ZERO);
+        let mut block = block(&Ending::default());
         block.write(2, 2, 0x0120);
         assert_eq!(block.read(0, 4), 0x0120_0000);
         block.write(0, 4, 0x0020_ffff);
         assert_eq!(block.read(2, 2), 0x20);
+        block.reset();
+        assert_eq!(block.read(2, 2), 0);
     }
 }

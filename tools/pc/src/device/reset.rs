@@ -1,7 +1,7 @@
 //! System control port A, 0x92: the fast reset and the gate of address line 20.
 
 use crate::bus::ByteDevice;
-use crate::ending::{End, Ending};
+use crate::ending::Ending;
 
 const RESET: u8 = 1;
 const A20: u8 = 2;
@@ -27,9 +27,13 @@ impl ByteDevice for SystemControl {
 
     fn write(&mut self, _: u64, value: u8) {
         if value & RESET != 0 && self.value & RESET == 0 {
-            self.ending.end(End::Reset("fast reset of port 0x92"));
+            self.ending.reset("fast reset of port 0x92");
         }
         self.value = value;
+    }
+
+    fn reset(&mut self) {
+        self.value = A20;
     }
 }
 
@@ -44,8 +48,10 @@ mod tests {
         assert_eq!(port.read(0), A20);
         port.write(0, 0);
         assert_eq!(port.read(0), 0);
-        assert!(!ending.ended());
+        assert!(!ending.resets());
         port.write(0, A20 | RESET);
-        assert!(ending.ended());
+        assert!(ending.resets());
+        port.reset();
+        assert_eq!(port.read(0), A20);
     }
 }

@@ -1,8 +1,7 @@
 //! Port 0x61: gate and output of the timer's channel 2, which the speaker hangs on. The timer itself is the host's.
 
-use std::time::Duration;
-
 use crate::bus::ByteDevice;
+use crate::clock::Clock;
 use crate::host::Timer;
 
 /// Frequency of the i8254 in Hz.
@@ -14,41 +13,59 @@ const DATA: u8 = 2;
 const REFRESH: u8 = 0x10;
 const OUTPUT: u8 = 0x20;
 
+/// Nanoseconds after which the two clocks may have drifted apart.
+const STALE: i64 = 1_000_000_000;
+
+/// What the kernel's clock, by which it counts the timer, was seen to be ahead of the machine's. Each sight is late by the
+/// way of the request to the kernel, so that of two the lesser is better, unless it is old.
+#[derive(Clone, Copy, Debug)]
+struct Lead {
+    /// Nanoseconds of `CLOCK_MONOTONIC` less those of the machine's clock.
+    lead: i64,
+    /// When it was seen, by the machine's clock.
+    at: i64,
+}
+
 /// Port 0x61.
 pub struct Speaker {
     timer: Box<dyn Timer>,
-    /// `CLOCK_MONOTONIC`, which the kernel counts the timer by.
-    now: fn() -> Duration,
+    clock: Clock,
+    /// Nanoseconds of the machine's clock at the access that is served.
+    now: i64,
+    lead: Option<Lead>,
     /// Gate and data bit as they were written.
     value: u8,
     refresh: bool,
 }
 
 impl Speaker {
-    /// The speaker of this timer; `now` is `CLOCK_MONOTONIC`.
-    pub fn new(timer: Box<dyn Timer>, now: fn() -> Duration) -> Speaker {
-        Speaker { timer, now, value: 0, refresh: false }
+    /// The speaker of this timer, in a machine with this clock.
+    pub fn new(timer: Box<dyn Timer>, clock: Clock) -> Speaker {
+        Speaker { timer, clock, now: 0, lead: None, value: 0, refresh: false }
     }
 
     fn output(&mut self) -> bool {
         let Ok(state) = self.timer.state() else { return false };
         let channel = &state.channels[CHANNEL];
-        let loaded = Duration::from_nanos(channel.count_load_time.max(0) as u64);
-        let passed = (self.now)().saturating_sub(loaded);
-        let ticks = passed.as_nanos() * FREQUENCY / 1_000_000_000;
+        // Before its gate was opened for the first time the channel stands: low in mode 0, high in the others.
+        let Some(Lead { lead, .. }) = self.lead else { return channel.mode != 0 };
+        let passed = (self.now + lead - channel.count_load_time).max(0);
+        let ticks = passed as u128 * FREQUENCY / 1_000_000_000;
         output(channel.mode, channel.count, ticks)
     }
 
-    /// Opens or closes the gate; in the modes that it triggers, opening it begins the count anew (i8254 datasheet).
+    /// Opens or closes the gate. KVM begins all counts anew with that, as an open gate does in the modes that it triggers,
+    /// and notes when it did: what the two clocks are apart follows.
     fn gate(&mut self, open: bool) {
         let Ok(mut state) = self.timer.state() else { return };
-        let channel = &mut state.channels[CHANNEL];
-        if open && channel.gate == 0 && matches!(channel.mode, 1 | 2 | 3 | 5) {
-            channel.count_load_time = (self.now)().as_nanos() as i64;
-        }
-        channel.gate = open.into();
+        state.channels[CHANNEL].gate = open.into();
         // The guest goes on with a timer whose gate stays as it was.
-        let _ = self.timer.set_state(&state);
+        let set = self.timer.set_state(&state);
+        if let (Ok(()), Ok(state)) = (set, self.timer.state()) {
+            let seen = Lead { lead: state.channels[CHANNEL].count_load_time - self.now, at: self.now };
+            let better = |known: Lead| seen.lead < known.lead || seen.at - known.at > STALE;
+            self.lead = Some(self.lead.filter(|known| !better(*known)).unwrap_or(seen));
+        }
     }
 }
 
@@ -65,6 +82,15 @@ fn output(mode: u8, count: u32, ticks: u128) -> bool {
 }
 
 impl ByteDevice for Speaker {
+    fn moment(&mut self, tsc: u64) {
+        self.now = self.clock.at(tsc).as_nanos() as i64;
+    }
+
+    fn reset(&mut self) {
+        // The timer is the host's, and reset by whoever has it.
+        (self.value, self.refresh, self.lead) = (0, false, None);
+    }
+
     fn read(&mut self, _: u64) -> u8 {
         self.refresh = !self.refresh;
         let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
@@ -89,43 +115,58 @@ mod tests {
 
     use super::*;
 
-    struct Kept(Arc<Mutex<kvm_pit_state2>>);
+    /// A timer as KVM has it, which notes the time of a clock of its own whenever its state is set.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<(kvm_pit_state2, i64)>>);
 
     impl Timer for Kept {
         fn state(&mut self) -> Result<kvm_pit_state2, Error> {
-            Ok(*self.0.lock().unwrap())
+            Ok(self.0.lock().unwrap().0)
         }
 
         fn set_state(&mut self, state: &kvm_pit_state2) -> Result<(), Error> {
-            *self.0.lock().unwrap() = *state;
+            let mut kept = self.0.lock().unwrap();
+            let now = kept.1;
+            kept.0 = *state;
+            kept.0.channels[CHANNEL].count_load_time = now;
             Ok(())
         }
     }
 
+    /// A speaker by a clock of a tick a microsecond, and its timer.
+    fn speaker() -> (Speaker, Kept) {
+        let (kept, clock) = (Kept::default(), Clock::new(1000));
+        clock.begin(0);
+        (Speaker::new(Box::new(kept.clone()), clock), kept)
+    }
+
     #[test]
-    fn the_gate_begins_the_count_anew_where_it_triggers() {
-        let state = Arc::new(Mutex::new(kvm_pit_state2::default()));
-        let mut port = Speaker::new(Box::new(Kept(Arc::clone(&state))), || Duration::from_millis(5));
-        state.lock().unwrap().channels[2].mode = 3;
-        port.write(0, 1);
-        let channel = state.lock().unwrap().channels[2];
-        assert_eq!((channel.gate, channel.count_load_time), (1, 5_000_000));
-        state.lock().unwrap().channels[2].mode = 0;
-        port.write(0, 0);
+    fn the_gate_reaches_the_timer() {
+        let (mut port, kept) = speaker();
         port.write(0, 3);
-        let channel = state.lock().unwrap().channels[2];
-        assert_eq!((channel.gate, channel.count_load_time), (1, 5_000_000));
-        assert_eq!(port.read(0) & 3, 3);
+        let gate = || kept.0.lock().unwrap().0.channels[2].gate;
+        assert_eq!((port.read(0) & 3, gate()), (3, 1));
+        port.reset();
+        assert_eq!(port.read(0) & 3, 0);
     }
 
     #[test]
     fn the_output_rises_when_the_count_is_over() {
-        let state = Arc::new(Mutex::new(kvm_pit_state2::default()));
-        let mut port = Speaker::new(Box::new(Kept(Arc::clone(&state))), || Duration::from_millis(50));
-        state.lock().unwrap().channels[2].count = 0xffff;
-        assert_eq!(port.read(0) & OUTPUT, 0, "65535 ticks take 55 ms");
-        state.lock().unwrap().channels[2].count = 59_000;
-        assert_eq!(port.read(0) & OUTPUT, OUTPUT, "59000 ticks take 49.4 ms");
+        let (mut port, kept) = speaker();
+        assert_eq!(port.read(0) & OUTPUT, 0, "its gate was never open");
+        // The kernel's clock is a second ahead, and the request took 100 us at first and 20 us then.
+        for (at, after) in [(1000, 100), (2000, 20), (3000, 70)] {
+            for value in [1, 0] {
+                port.moment(at);
+                kept.0.lock().unwrap().1 = 1_000_000_000 + (at + after) as i64 * 1000;
+                port.write(0, value);
+            }
+        }
+        kept.0.lock().unwrap().0.channels[2].count = 0xffff; // 54.925 ms, from 3.070 ms on
+        for (at, output) in [(57_970, 0), (57_980, OUTPUT)] {
+            port.moment(at);
+            assert_eq!(port.read(0) & OUTPUT, output, "{at}");
+        }
     }
 
     #[test]

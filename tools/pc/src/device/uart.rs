@@ -59,7 +59,18 @@ impl Uart {
     }
 }
 
+/// Registers and what they are after a reset: the divisor of 9600 baud behind the access bit, then interrupts, line, modem
+/// control and scratch (vm-superio, `SerialState::default`).
+const RESET: [(u8, u8); 8] = [(3, 0x80), (0, 12), (1, 0), (3, 3), (1, 0), (2, 0), (4, 8), (7, 0)];
+
 impl ByteDevice for Uart {
+    /// Input that waits stays: the line does not know of the reset.
+    fn reset(&mut self) {
+        for (register, value) in RESET {
+            self.write(register.into(), value);
+        }
+    }
+
     fn read(&mut self, register: u64) -> u8 {
         let value = self.serial.read(register as u8);
         self.refill();
@@ -94,6 +105,26 @@ mod tests {
         }
         assert_eq!(got, text);
         assert_eq!(uart.waiting(), 0);
+    }
+
+    #[test]
+    fn a_reset_puts_the_registers_back() {
+        let (irq, _) = counted();
+        let mut uart = Uart::new(irq, Box::new(std::io::sink()));
+        let registers = |uart: &mut Uart| {
+            let plain = [1, 3, 4, 7].map(|register| uart.read(register));
+            uart.write(3, 0x83);
+            let divisor = [uart.read(0), uart.read(1)];
+            uart.write(3, plain[1]);
+            (plain, divisor)
+        };
+        let fresh = registers(&mut uart);
+        for (register, value) in [(3, 0x83), (0, 1), (1, 2), (3, 7), (1, 5), (4, 0x13), (7, 0x55)] {
+            uart.write(register, value);
+        }
+        assert_ne!(registers(&mut uart), fresh);
+        uart.reset();
+        assert_eq!(registers(&mut uart), fresh);
     }
 
     #[test]

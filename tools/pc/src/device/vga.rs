@@ -102,6 +102,10 @@ impl Vga {
 }
 
 impl ByteDevice for Vga {
+    fn reset(&mut self) {
+        *self = Vga::default();
+    }
+
     fn read(&mut self, register: u64) -> u8 {
         match register {
             ATTRIBUTE => self.attribute.index,

@@ -5,6 +5,7 @@ use outboard_plugin::{Error, Exit, Exited, Registers};
 
 use super::cpu::{Cpu, cr4};
 use super::fault::{Refusal, Why};
+use super::legacy;
 use super::machine::Machine;
 use super::run::execute;
 
@@ -90,12 +91,16 @@ impl<P: PhysicalMemory> Machine for Guest<'_, P> {
         self.memory.compare_exchange_16(address, current, new)
     }
 
+    // KVM_GET_FPU and KVM_SET_FPU pass over the area's header. Where the processor holds a component in its initial state,
+    // as AMD's do after FNINIT, what they give is old and what they take is lost.
     fn fpu(&mut self) -> Result<kvm_fpu, Why> {
-        self.vcpu.fpu().map_err(state("its x87 and SSE state cannot be had"))
+        Ok(legacy::of(&self.xsave()?))
     }
 
     fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result<(), Why> {
-        self.vcpu.set_fpu(fpu).map_err(state("its x87 and SSE state cannot be set"))
+        let mut whole = self.xsave()?;
+        legacy::put(&mut whole, fpu);
+        self.set_xsave(&whole)
     }
 
     fn xsave(&mut self) -> Result<kvm_xsave, Why> {

@@ -6,7 +6,7 @@
 //!
 //! [`execute`] is the core: one instruction on a [`Cpu`] and a [`Machine`], without KVM. Rooms within:
 //! `run` decodes, dispatches and turns faults into exceptions of the guest; `deliver` and `ret` enter and leave handlers;
-//! `paging` and `segments` find addresses; `integer`, `system`, `vector` and `xsave` say what instructions do.
+//! `paging` and `segments` find addresses; `integer`, `system`, `vector` and `xsave` say what instructions do; `legacy` is where x87 and SSE lie in an XSAVE area.
 
 mod core;
 mod cpu;
@@ -14,6 +14,7 @@ mod deliver;
 mod fault;
 mod guest;
 mod integer;
+mod legacy;
 mod machine;
 mod paging;
 mod ret;

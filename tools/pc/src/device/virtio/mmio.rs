@@ -182,6 +182,10 @@ fn half(value: u64, which: u32) -> u32 {
 }
 
 impl Device for Mmio {
+    fn reset(&mut self) {
+        self.set_status(0);
+    }
+
     fn read(&mut self, offset: u64, width: usize) -> u64 {
         if offset < CONFIG {
             return if width == 4 { self.register(offset as u32).into() } else { 0 };
