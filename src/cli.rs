@@ -23,7 +23,7 @@ use crate::machine::IrqChip;
 use crate::machine::tap::TapError;
 use crate::plugin::lifecycle::status;
 use crate::plugin::process::validate_program;
-use crate::plugin::{self, Affinity, Report, Settings, SocketError, StartError};
+use crate::plugin::{self, Affinity, Drill, Report, Settings, SocketError, StartError};
 use crate::report::{self, Floors};
 use outboard_reach::{ManageArgs, Order};
 use outboard_replay::Embedded;
@@ -44,10 +44,33 @@ struct Cli {
     command: Command,
 }
 
+/// The same with nothing but the commands that run a VM: a VMM has no use for the tools' options, which take time and stay
+/// in memory.
+#[derive(Parser)]
+#[command(name = "outboard", version, about, long_about = None, after_help = EXIT_STATUS)]
+struct VmCli {
+    #[command(subcommand)]
+    command: VmCommand,
+}
+
 #[derive(Subcommand)]
-enum Command {
+enum VmCommand {
     /// Run a plugin and its guest; without --plugin a small machine of its own, with a table of what its exits cost.
     Run(Box<RunArgs>),
+    /// Run a PC from firmware or a kernel, with its devices in another process.
+    Pc(Box<pc::PcArgs>),
+    /// Be the plugin of the embedded machine.
+    #[command(name = EMBEDDED, hide = true)]
+    Embedded,
+    /// Be the plugin of the PC.
+    #[command(name = pc::EMBEDDED, hide = true)]
+    EmbeddedPc(Box<pc::PluginArgs>),
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Vm(VmCommand),
     Stat(outboard_stat::StatArgs),
     Bench(outboard_bench::BenchArgs),
     /// Be the plugin of a row of the bench.
@@ -66,17 +89,9 @@ enum Command {
     Resume(ManageArgs),
     /// Say how a running VM is.
     Status(ManageArgs),
-    /// Run a PC from firmware or a kernel, with its devices in another process.
-    Pc(Box<pc::PcArgs>),
     /// Check, compile and show seccomp policies of plugins.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// Be the plugin of the embedded machine.
-    #[command(name = EMBEDDED, hide = true)]
-    Embedded,
-    /// Be the plugin of the PC.
-    #[command(name = pc::EMBEDDED, hide = true)]
-    EmbeddedPc(pc::PluginArgs),
 }
 
 const EXIT_STATUS: &str = "Exit status of run:
@@ -105,6 +120,10 @@ struct WatchArgs {
     /// Record everything between guest and plugin in this file, for outboard trace and replay.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+
+    /// Also record what the guest writes to its memory, for plugins that read it. Each exit then takes some 0.1 ms longer.
+    #[arg(long, requires = "trace")]
+    trace_memory: bool,
 }
 
 #[derive(Args)]
@@ -155,6 +174,10 @@ struct RunArgs {
 
     #[command(flatten)]
     jail: JailArgs,
+
+    /// Run this in place of the plugin's guest, for outboard bench --plugin.
+    #[arg(long, hide = true, value_name = "PATTERN", value_parser = config::drill)]
+    drill: Option<Drill>,
 
     /// Print the end report as one line of JSON on standard output.
     #[arg(long)]
@@ -224,24 +247,14 @@ struct JailArgs {
 
 /// Carries the command line out; returns the exit status.
 pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
-    match Cli::try_parse_from(words) {
-        Ok(Cli { command: Command::Run(args) }) => run(&args),
-        Ok(Cli { command: Command::Stat(args) }) => outboard_stat::main(&args),
-        Ok(Cli { command: Command::Stop(args) }) => outboard_reach::main(Order::Stop, &args),
-        Ok(Cli { command: Command::Pause(args) }) => outboard_reach::main(Order::Pause, &args),
-        Ok(Cli { command: Command::Resume(args) }) => outboard_reach::main(Order::Resume, &args),
-        Ok(Cli { command: Command::Status(args) }) => outboard_reach::main(Order::Status, &args),
-        Ok(Cli { command: Command::Trace(args) }) => outboard_trace::main(&args),
-        Ok(Cli { command: Command::Replay(args) }) => {
-            let embedded = Embedded { program: "/proc/self/exe".into(), args: vec![EMBEDDED.into()] };
-            outboard_replay::main(&args, &embedded)
-        }
-        Ok(Cli { command: Command::Bench(args) }) => bench(&args),
-        Ok(Cli { command: Command::BenchPlugin { words } }) => outboard_bench::plugin::main(&words),
-        Ok(Cli { command: Command::Pc(args) }) => pc::main(*args),
-        Ok(Cli { command: Command::EmbeddedPc(args) }) => pc::plugin(&args),
-        Ok(Cli { command: Command::Policy(command) }) => policy::main(&command),
-        Ok(Cli { command: Command::Embedded }) => outboard_demo::main(),
+    let words: Vec<OsString> = words.collect();
+    let runs_vm = words.get(1).is_some_and(|word| VmCommand::has_subcommand(&word.to_string_lossy()));
+    let parsed = match runs_vm {
+        true => VmCli::try_parse_from(words).map(|cli| Command::Vm(cli.command)),
+        false => Cli::try_parse_from(words).map(|cli| cli.command),
+    };
+    match parsed {
+        Ok(command) => command.carry_out(),
         Err(error) => {
             // Clap knows that help goes to standard output and errors to standard error.
             let _ = error.print();
@@ -250,10 +263,34 @@ pub fn main(words: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
+impl Command {
+    fn carry_out(self) -> u8 {
+        match self {
+            Command::Vm(VmCommand::Run(args)) => run(&args),
+            Command::Vm(VmCommand::Pc(args)) => pc::main(*args),
+            Command::Vm(VmCommand::Embedded) => outboard_demo::main(),
+            Command::Vm(VmCommand::EmbeddedPc(args)) => pc::plugin(&args),
+            Command::Stat(args) => outboard_stat::main(&args),
+            Command::Stop(args) => outboard_reach::main(Order::Stop, &args),
+            Command::Pause(args) => outboard_reach::main(Order::Pause, &args),
+            Command::Resume(args) => outboard_reach::main(Order::Resume, &args),
+            Command::Status(args) => outboard_reach::main(Order::Status, &args),
+            Command::Trace(args) => outboard_trace::main(&args),
+            Command::Replay(args) => {
+                let embedded = Embedded { program: "/proc/self/exe".into(), machine: EMBEDDED, pc: pc::EMBEDDED };
+                outboard_replay::main(&args, &embedded)
+            }
+            Command::Bench(args) => bench(&args),
+            Command::BenchPlugin { words } => outboard_bench::plugin::main(&words),
+            Command::Policy(command) => policy::main(&command),
+        }
+    }
+}
+
 fn bench(args: &outboard_bench::BenchArgs) -> u8 {
-    let floor = |kind, rounds| {
+    let floor = |instruction: &[u8], rounds| {
         let system = System::open(Path::new("/dev/kvm")).map_err(|error| error.to_string())?;
-        let ticks = floor::periods(&system, kind, rounds).map_err(|error| error.to_string())?;
+        let ticks = floor::periods(&system, instruction, rounds).map_err(|error| error.to_string())?;
         ticks.ok_or_else(|| "KVM handed out something else".to_owned())
     };
     outboard_bench::main(args, &outboard_bench::Around { plugin_command: BENCH_PLUGIN.into(), floor: &floor })
@@ -309,7 +346,7 @@ fn finish(args: &RunArgs, report: &Report) -> u8 {
     let floors = if wanted { Floors::measure(report) } else { Floors::default() };
     // A reader that went away, such as `head`, is no failure of the run.
     if args.json {
-        let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors));
+        let _ = writeln!(std::io::stdout(), "{}", report::json(report, &floors, args.drill.is_some()));
     } else if wanted && embedded {
         let _ = write!(std::io::stdout(), "\n{}", report::table(report, &floors));
     } else if wanted {
@@ -373,7 +410,9 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         irqchip: args.irqchip,
         trace: args.watch.trace.clone(),
         stderr: None,
+        trace_memory: args.watch.trace_memory,
         socket: args.watch.socket.clone(),
+        drill: args.drill,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
         files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),

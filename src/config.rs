@@ -5,9 +5,11 @@ pub mod jail;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::kvm::Space;
 use crate::machine::IrqChip;
 use crate::machine::tap::TapAddress;
-use crate::plugin::Affinity;
+use crate::plugin::{Affinity, Drill};
+use crate::vcpu::drill::Pattern;
 use outboard_wire::spin::SpinMode;
 use outboard_wire::stats::MAX_NAME;
 
@@ -28,6 +30,39 @@ pub fn spin(word: &str) -> Result<SpinMode, String> {
             .map(SpinMode::For)
             .map_err(|_| "give auto, off, always, or the longest spin in nanoseconds".to_owned()),
     }
+}
+
+/// Reads what the hidden `--drill` takes: `SPACE:ADDRESS:SIZE:DIRECTION:COUNT[@CPU]`, the CPU being the plugin's.
+///
+/// # Errors
+/// A sentence that says what is accepted.
+pub fn drill(word: &str) -> Result<Drill, String> {
+    let wrong = || "give SPACE:ADDRESS:SIZE:DIRECTION:COUNT such as port:0x3f8:1:write:1000".to_owned();
+    let (word, cpu) = word.split_once('@').map_or((word, None), |(word, cpu)| (word, Some(cpu)));
+    let plugin_cpu = cpu.map(|cpu| cpu.parse().map_err(|_| wrong())).transpose()?;
+    let parts: Vec<&str> = word.split(':').collect();
+    let [space, address, size, direction, count] = parts[..] else { return Err(wrong()) };
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).map_err(|_| wrong()),
+        None => text.parse().map_err(|_| wrong()),
+    };
+    let space = match space {
+        "port" => Space::Port,
+        "mmio" => Space::Mmio,
+        _ => return Err(wrong()),
+    };
+    let (address, size, count) = (number(address)?, number(size)?, number(count)?);
+    let fits = match space {
+        Space::Port => matches!(size, 1 | 2 | 4) && address <= 0xffff,
+        Space::Mmio => matches!(size, 1 | 2 | 4 | 8) && address < 1 << 46,
+    };
+    let is_write = match direction {
+        "write" => true,
+        "read" => false,
+        _ => return Err(wrong()),
+    };
+    let count = u32::try_from(count).ok().filter(|count| *count > 0 && fits).ok_or_else(wrong)?;
+    Ok(Drill { pattern: Pattern { space, address, size: size as u8, is_write, count }, plugin_cpu })
 }
 
 /// Reads `--cpu-affinity`: CPUs for all vCPUs (`0,2-3`) or by vCPU (`0=0:1=2-3`, CPUs separated by commas).

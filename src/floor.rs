@@ -46,24 +46,27 @@ fn guest(kind: Kind) -> Option<&'static [u8]> {
 /// # Errors
 /// The KVM call that failed.
 pub fn measure(system: &System, kind: Kind, rounds: u32) -> Result<Option<Histogram>, KvmError> {
+    let Some(code) = guest(kind) else { return Ok(None) };
     let mut ticks = Histogram::default();
-    let done = run(system, kind, rounds, |start, end| ticks.record(end - start))?;
+    let done = run(system, code, rounds, |start, end| ticks.record(end - start))?;
     Ok(done.then_some(ticks))
 }
 
-/// TSC ticks from one such exit to the next, `rounds` of them.
+/// TSC ticks from one exit to the next, `rounds` of them, of a guest in real mode that repeats this instruction: DX is 0x3f8,
+/// EBX zero, and there is no memory at DS. `None` if it ends in something else than an access.
 ///
 /// # Errors
 /// The KVM call that failed.
-pub fn periods(system: &System, kind: Kind, rounds: u32) -> Result<Option<Vec<u64>>, KvmError> {
+pub fn periods(system: &System, instruction: &[u8], rounds: u32) -> Result<Option<Vec<u64>>, KvmError> {
     let mut exits = Vec::with_capacity(rounds as usize + 1);
-    let done = run(system, kind, rounds + 1, |_, end| exits.push(end))?;
+    let back = (instruction.len() as u8 + 2).wrapping_neg();
+    let code = [instruction, &[0xeb, back]].concat();
+    let done = run(system, &code, rounds + 1, |_, end| exits.push(end))?;
     Ok(done.then(|| exits.windows(2).map(|pair| pair[1] - pair[0]).collect()))
 }
 
-/// Runs the guest; `note` hears of each `KVM_RUN` when it began and ended. Returns false for kinds that are no single access.
-fn run(system: &System, kind: Kind, rounds: u32, mut note: impl FnMut(u64, u64)) -> Result<bool, KvmError> {
-    let Some(code) = guest(kind) else { return Ok(false) };
+/// Runs the guest; `note` hears of each `KVM_RUN` when it began and ended. Returns false if it was no access.
+fn run(system: &System, code: &[u8], rounds: u32, mut note: impl FnMut(u64, u64)) -> Result<bool, KvmError> {
     let vm = system.create_vm()?;
     vm.set_tss_addr(0xfffb_d000)?;
     vm.create_irqchip()?;

@@ -62,17 +62,31 @@ pub fn table(report: &Report, floors: &Floors) -> String {
 }
 
 /// The same as one JSON object. Times are nanoseconds.
-pub fn json(report: &Report, floors: &Floors) -> Value {
+///
+/// With `whole`, each kind of exit also has all of its times: pairs of a time and how often it was.
+pub fn json(report: &Report, floors: &Floors, whole: bool) -> Value {
+    let ns = |ticks| clock::to_ns(ticks, report.tsc_khz);
     let times = |ticks: &Histogram| {
-        let ns = |ticks| clock::to_ns(ticks, report.tsc_khz);
         json!({
+            "min": ns(ticks.quantile(0.0)),
             "p50": ns(ticks.quantile(0.5)),
+            "p90": ns(ticks.quantile(0.9)),
             "p99": ns(ticks.quantile(0.99)),
             "p99.9": ns(ticks.quantile(0.999)),
+            "p99.99": ns(ticks.quantile(0.9999)),
             "max": ns(ticks.max()),
         })
     };
-    let part = |counts: &Counts, part| Some(counts.part(part)).filter(|ticks| ticks.count() > 0).map(times);
+    let part = |counts: &Counts, part| {
+        let ticks = Some(counts.part(part)).filter(|ticks| ticks.count() > 0)?;
+        let mut times = times(ticks);
+        times["mean"] = ns(counts.mean(part)).into();
+        Some(times)
+    };
+    let all = |counts: &Counts| {
+        let middle = |((low, high), count)| (ns(low + (high - low) / 2), count);
+        whole.then(|| counts.part(Part::Whole).filled().map(middle).collect::<Vec<(u64, u64)>>())
+    };
     let exits: Vec<Value> = report
         .stats
         .kinds()
@@ -82,7 +96,8 @@ pub fn json(report: &Report, floors: &Floors) -> Value {
             json!({
                 "exit": kind.name(),
                 "count": counts.count,
-                "outside_ns": times(counts.part(Part::Whole)),
+                "outside_ns": part(counts, Part::Whole),
+                "all_outside_ns": all(counts),
                 "publish_ns": part(counts, Part::Publish),
                 "plugin_ns": part(counts, Part::Plugin),
                 "enter_ns": part(counts, Part::Enter),
@@ -97,7 +112,7 @@ pub fn json(report: &Report, floors: &Floors) -> Value {
         "elapsed_ns": report.elapsed.as_nanos() as u64,
         "tsc_khz": report.tsc_khz,
         "exits": exits,
-        "inside_kvm_run_ns": times(report.stats.inside().part(Part::Whole)),
+        "inside_kvm_run_ns": part(&report.stats.inside(), Part::Whole),
         "interrupted": report.stats.vcpus.iter().map(|vcpu| vcpu.interrupted).sum::<u64>(),
         "waits": {
             "spun": waits.spun,

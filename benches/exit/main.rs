@@ -62,7 +62,7 @@ fn bench(args: &Args) {
 /// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page.
 fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     let amount = Amount::new(args);
-    let bare = || Bare::new(Access::PortOut, amount.chunk, &place.vmm);
+    let bare = || Bare::new(Access::port(true, 1), amount.chunk, &place.vmm);
     let echo = |echo: Box<dyn Echo>| bare().with_echo(echo);
     let mut reference = |name: &str, make: &dyn Fn() -> Bare| {
         if args.wants(&table.full_name(name)) {

@@ -58,7 +58,7 @@ pub fn main(words: &[String]) -> Result<(), Error> {
 
 fn reserve(vm: &mut Connection, row: &Row) -> Result<(), Error> {
     vm.reserve(Space::Port, u64::from(BARRIER)..u64::from(BARRIER) + 1)?;
-    match (row.access.is_mmio(), row.posted) {
+    match (row.access.is_mmio, row.posted) {
         (true, _) => vm.reserve(Space::Mmio, NOWHERE..NOWHERE + 0x1000),
         (false, false) => vm.reserve(Space::Port, u64::from(PORT)..u64::from(PORT) + 1),
         (false, true) => vm.reserve_posted(Space::Port, u64::from(PORT)..u64::from(PORT) + 1),

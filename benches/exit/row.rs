@@ -34,15 +34,15 @@ const fn plain(name: &'static str, access: Access, kind: &'static str) -> Row {
 
 /// All of them. The first is what the one with registers is compared with.
 pub const ROWS: [Row; 7] = [
-    plain("port out", Access::PortOut, "port write"),
-    plain("port in", Access::PortIn, "port read"),
-    plain("mmio write", Access::MmioWrite, "mmio write"),
-    plain("mmio read", Access::MmioRead, "mmio read"),
-    Row { posted: true, ..plain("port out, posted", Access::PortOut, "port posted write") },
-    Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::PortOut, "port write") },
+    plain("port out", Access::port(true, 1), "port write"),
+    plain("port in", Access::port(false, 1), "port read"),
+    plain("mmio write", Access::mmio(true, 1), "mmio write"),
+    plain("mmio read", Access::mmio(false, 1), "mmio read"),
+    Row { posted: true, ..plain("port out, posted", Access::port(true, 1), "port posted write") },
+    Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::port(true, 1), "port write") },
     Row {
         registers: Registers::Unannounced,
-        ..plain("port out, registers unannounced", Access::PortOut, "port write")
+        ..plain("port out, registers unannounced", Access::port(true, 1), "port write")
     },
 ];
 

@@ -130,6 +130,7 @@ pub fn main(mut args: PcArgs) -> u8 {
         tap_fd: Vec::new(),
         watch: args.watch,
         jail: args.jail,
+        drill: None,
         json: args.json,
         verbose: args.verbose,
         pc: Some(plugin),

@@ -20,7 +20,7 @@ pub use exit::{Direction, Exit, HypervExit, InternalError, Mmio, PortIo};
 pub use run::{KickHandle, KickScope, RunPage, install_kick_handler};
 pub use system::System;
 pub use vcpu::Vcpu;
-pub use vm::{IoEvent, Vm};
+pub use vm::{DirtyLogs, IoEvent, Vm};
 
 #[cfg(test)]
 mod tests;

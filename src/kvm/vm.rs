@@ -33,6 +33,20 @@ pub struct Vm {
     vcpu_mmap_size: usize,
 }
 
+/// The dirty logs of a VM.
+pub struct DirtyLogs(Arc<VmFd>);
+
+impl DirtyLogs {
+    /// As [`Vm::dirty_log`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, slot: u32, bitmap: &mut [u64]) -> Result<(), KvmError> {
+        let done = self.0.dirty_log(slot, bitmap);
+        done.map_err(KvmError::of(KVM_GET_DIRTY_LOG.name(), Object::Slot(slot)))
+    }
+}
+
 impl Vm {
     /// Creates a VM on the KVM device; `vcpu_mmap_size` is what the device says about its vCPUs.
     pub(super) fn new(kvm: BorrowedFd<'_>, vcpu_mmap_size: usize) -> Result<Self, KvmError> {
@@ -104,6 +118,11 @@ impl Vm {
     pub fn dirty_log(&self, slot: u32, bitmap: &mut [u64]) -> Result<(), KvmError> {
         let done = self.fd.dirty_log(slot, bitmap);
         done.map_err(KvmError::of(KVM_GET_DIRTY_LOG.name(), Object::Slot(slot)))
+    }
+
+    /// What reads the dirty logs of this VM from other threads too.
+    pub fn dirty_logs(&self) -> DirtyLogs {
+        DirtyLogs(Arc::clone(&self.fd))
     }
 
     /// Gives KVM three pages of guest addresses below 4 GiB that Intel's real mode needs. No memory slot

@@ -7,6 +7,7 @@ pub mod ranges;
 pub mod rules;
 pub mod tap;
 pub mod wiring;
+pub mod written;
 
 mod chips;
 mod controllers;

@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::ranges::{RangeKind, Space};
 use super::rules::{Hint, HintDetail, Rules, RulesCell};
 use super::wiring::Wiring;
+use super::written::WrittenMemory;
 use crate::kvm::{KvmError, System, Vcpu, Vm};
 use crate::sys::errno::Errno;
 use outboard_wire::control::{
@@ -24,6 +25,9 @@ const TSS_ADDRESS: u64 = 0xfffb_d000;
 
 /// One page for the same purpose (api.rst, `KVM_SET_IDENTITY_MAP_ADDR`), below the three.
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+/// Where memory of the VMM's own may be: below those pages, below the IOAPIC, and behind what plugins use.
+const OWN_MEMORY: [u64; 3] = [0xfffb_0000, 0xfeb0_0000, 0xf_0000_0000];
 
 /// A VM and what the plugin built into it.
 pub struct Machine {
@@ -68,6 +72,13 @@ impl Machine {
         Ok(core::mem::take(&mut self.made))
     }
 
+    /// Begins to watch what the guest writes to its memory. Before the first slot is made.
+    pub fn watch_memory(&mut self) -> Arc<WrittenMemory> {
+        let written = Arc::new(WrittenMemory::new(self.vm.dirty_logs()));
+        self.memory.watch(Arc::clone(&written));
+        written
+    }
+
     /// The rules as the vCPU threads see them.
     pub fn shared_rules(&self) -> &Arc<RulesCell> {
         &self.shared_rules
@@ -84,6 +95,14 @@ impl Machine {
     /// As listed there.
     pub fn create_memory(&mut self, request: &CreateMemory, fd: &OwnedFd) -> Result<u32, Errno> {
         self.memory.create(&self.vm, request, fd)
+    }
+
+    /// Gives the guest memory of the VMM's own, where neither the plugin nor KVM has any.
+    ///
+    /// # Errors
+    /// As [`Memory::create_own`].
+    pub fn create_own_memory(&mut self, bytes: impl Fn(u64) -> Vec<u8>) -> Result<u64, Errno> {
+        self.memory.create_own(&self.vm, &OWN_MEMORY, bytes)
     }
 
     /// Takes a memory slot away.

@@ -6,15 +6,15 @@
 //! loop reads and writes, the next line is looked at when the answer to the one before is gone, and a client that sends
 //! no line end is dropped.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::socket_file::SocketFile;
 use crate::event::Token;
 use crate::sys::peer;
 
@@ -58,20 +58,6 @@ impl Request {
     }
 }
 
-/// Why there is no socket at the path that the user gave.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Something else lies there.
-    #[error("{0} exists and is no socket; name another path with --socket")]
-    Occupied(PathBuf),
-    /// Somebody listens there.
-    #[error("another program listens on {0}; name another path with --socket")]
-    InUse(PathBuf),
-    /// It cannot be made.
-    #[error("cannot make the management socket {0}: {1}")]
-    Make(PathBuf, io::Error),
-}
-
 #[derive(Debug)]
 struct Client {
     fd: Arc<OwnedFd>,
@@ -87,25 +73,28 @@ pub(super) struct Manage {
     listeners: Vec<Arc<OwnedFd>>,
     clients: [Option<Client>; MAX_CLIENTS],
     generation: u32,
+    /// The one in the file system, to be removed.
+    _socket: Option<SocketFile>,
 }
 
 impl Manage {
-    /// Makes the sockets. `number` is that of the memfd with the counters.
+    /// Makes the socket in the abstract namespace, which is left out if it cannot be had. `number` is that of the memfd with
+    /// the counters, `socket` the one in the file system.
     ///
     /// # Errors
-    /// A [`SocketError`] for the one in the file system. That in the abstract namespace is left out if it cannot be had.
-    pub(super) fn new(number: u64, path: Option<&Path>) -> Result<Manage, SocketError> {
+    /// What fcntl(2) says of that one.
+    pub(super) fn new(number: u64, socket: Option<(UnixListener, SocketFile)>) -> io::Result<Manage> {
         let mut listeners = Vec::new();
         let name = SocketAddr::from_abstract_name(format!("outboard-{number}"));
         match name.and_then(|name| UnixListener::bind_addr(&name)).and_then(nonblocking) {
             Ok(listener) => listeners.push(listener),
             Err(error) => log::info!("tools cannot reach this VM through an abstract socket: {error}"),
         }
-        if let Some(path) = path {
-            let made = nonblocking(bind(path)?);
-            listeners.push(made.map_err(|error| SocketError::Make(path.to_owned(), error))?);
+        let (listener, socket) = socket.unzip();
+        if let Some(listener) = listener {
+            listeners.push(nonblocking(listener)?);
         }
-        Ok(Manage { listeners, clients: [const { None }; MAX_CLIENTS], generation: 0 })
+        Ok(Manage { listeners, clients: [const { None }; MAX_CLIENTS], generation: 0, _socket: socket })
     }
 
     /// What to wait on for new clients, by number.
@@ -178,29 +167,10 @@ fn nonblocking(listener: UnixListener) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(listener.into()))
 }
 
-/// Makes a socket in the file system for this user alone. One that nobody listens on is left over, and is replaced.
-fn bind(path: &Path) -> Result<UnixListener, SocketError> {
-    let failed = |error| SocketError::Make(path.to_owned(), error);
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::Occupied(path.to_owned())),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed)?;
-            }
-            _ => return Err(SocketError::InUse(path.to_owned())),
-        },
-        Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    // Whoever slips in before this is turned away by the check of its user.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn lines_are_read() {
@@ -212,26 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_left_over_is_replaced_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let manage = Manage::new(u64::MAX - 1, Some(&path)).unwrap();
-        let meta = fs::metadata(&path).unwrap();
-        assert!(meta.file_type().is_socket() && meta.mode() & 0o777 == 0o600);
-        assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
-        drop(manage);
-        assert!(bind(&path).is_ok(), "nobody listens there");
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, b"mine").unwrap();
-        assert!(matches!(bind(&path), Err(SocketError::Occupied(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
-    }
-
-    #[test]
     fn a_client_is_heard_line_by_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        let mut manage = Manage::new(u64::MAX - 2, Some(&path)).unwrap();
+        let mut manage = Manage::new(u64::MAX - 2, Some(SocketFile::make(&path).unwrap())).unwrap();
         let listener = manage.listeners.len() - 1;
         let _client = UnixStream::connect(&path).unwrap();
         let (_, token) = manage.accept(listener, 100).pop().unwrap();
@@ -248,5 +202,7 @@ mod tests {
         assert!(manage.fd(0, token).is_some(), "another client was meant");
         manage.remove(0, token);
         assert!(manage.fd(0, token).is_none());
+        drop(manage);
+        assert!(!path.exists(), "it is removed");
     }
 }

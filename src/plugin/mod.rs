@@ -3,7 +3,8 @@
 //! The supervisor ([`run`]) has the main thread and ties the parts together; the decisions are in [`lifecycle`] (what
 //! follows from what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
-pub mod connections;
+pub mod affinity;
+mod connections;
 pub mod lifecycle;
 pub mod process;
 pub mod requests;
@@ -11,12 +12,15 @@ mod supervisor;
 
 mod manage;
 mod managed;
+mod memory_trace;
 mod recorder;
 mod setup;
 mod shared;
+mod socket_file;
 mod start;
 
-pub use manage::SocketError;
 pub use recorder::TraceError;
 pub use setup::{StartError, bare_host};
+pub use socket_file::SocketError;
+pub use start::Drill;
 pub use supervisor::{Affinity, Report, Settings, run};

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use zerocopy::IntoBytes;
 
+use super::memory_trace::{Buffer, Memory, MemoryTrace};
 use super::requests::Reply;
 use crate::sys::Errno;
 use crate::vcpu::control::Control;
@@ -24,7 +25,7 @@ use outboard_wire::stats::read::Vm;
 use outboard_wire::trace::ring::Ring;
 use outboard_wire::trace::write::Writer;
 use outboard_wire::trace::{
-    AnswerPart, CONTROL, EventPart, FLAG_FROM_START, Header, MAGIC, RECORD, Record, VERSION, area, kind,
+    AnswerPart, CONTROL, EventPart, FLAG_FROM_START, FLAG_MEMORY, Header, MAGIC, RECORD, Record, VERSION, area, kind,
 };
 
 /// How often the rings are drained. The busiest guest fills its ring in about eight times as long.
@@ -48,6 +49,9 @@ pub enum TraceError {
     /// The file cannot be written.
     #[error("cannot write the trace {0}: {1}")]
     Write(PathBuf, io::Error),
+    /// The guest's memory cannot be looked at.
+    #[error("the trace {0} lacks some of the guest's memory, which could not be looked at: {1}")]
+    Memory(PathBuf, Errno),
 }
 
 /// A file that a trace goes to.
@@ -78,6 +82,7 @@ impl TraceFile {
 }
 
 struct Active {
+    memory: Option<MemoryTrace>,
     thread: JoinHandle<io::Result<()>>,
     stop: Arc<AtomicBool>,
     path: PathBuf,
@@ -92,14 +97,21 @@ pub struct Recorder {
     controls: Vec<Arc<Control>>,
     requests: Writer,
     cpus: u32,
+    memory: Option<Memory>,
     active: Option<Active>,
 }
 
 impl Recorder {
-    /// A recorder for vCPUs with these rings and controls. The last ring is that of the control thread.
-    pub(super) fn new(rings: Vec<Arc<OnceLock<Ring>>>, controls: Vec<Arc<Control>>, cpus: u32) -> Recorder {
+    /// A recorder for vCPUs with these rings and controls. The last ring is that of the control thread. With `memory`, what
+    /// the guest writes to its memory is recorded too.
+    pub(super) fn new(
+        rings: Vec<Arc<OnceLock<Ring>>>,
+        controls: Vec<Arc<Control>>,
+        cpus: u32,
+        memory: Option<Memory>,
+    ) -> Recorder {
         let requests = Writer::new(rings.last().map(Arc::clone).unwrap_or_default(), CONTROL);
-        Recorder { rings, controls, requests, cpus, active: None }
+        Recorder { rings, controls, requests, cpus, memory, active: None }
     }
 
     /// Begins to record. `lost` is the number of groups that the vCPUs have lost so far; `from_start` says that the plugin
@@ -123,10 +135,13 @@ impl Recorder {
         let stop = Arc::new(AtomicBool::new(false));
         let (rings, stopped) = (self.rings.clone(), Arc::clone(&stop));
         let mut to = file.try_clone().map_err(failed)?;
+        let buffer = Buffer::default();
+        let memory = self.memory.as_ref().map(|memory| MemoryTrace::start(memory, &buffer));
+        let memory = memory.transpose().map_err(failed)?;
         let thread = std::thread::Builder::new().name("trace".to_owned());
-        let thread = thread.spawn(move || drain(&rings, &mut to, &stopped)).map_err(failed)?;
+        let thread = thread.spawn(move || drain(&rings, &buffer, &mut to, &stopped)).map_err(failed)?;
         let lost_before = lost + self.requests.lost();
-        self.active = Some(Active { thread, stop, path, file, lost_before });
+        self.active = Some(Active { memory, thread, stop, path, file, lost_before });
         self.controls.iter().for_each(|control| control.set_tracing(true));
         Ok(())
     }
@@ -136,8 +151,10 @@ impl Recorder {
     /// # Errors
     /// [`TraceError::Idle`], [`TraceError::Write`] if any of it could not be written.
     pub(super) fn stop(&mut self, lost: u64) -> Result<u64, TraceError> {
-        let Active { thread, stop, path, mut file, lost_before } = self.active.take().ok_or(TraceError::Idle)?;
+        let Active { memory, thread, stop, path, mut file, lost_before } =
+            self.active.take().ok_or(TraceError::Idle)?;
         self.controls.iter().for_each(|control| control.set_tracing(false));
+        let remembered = memory.map_or(Ok(()), MemoryTrace::stop);
         stop.store(true, Ordering::Release);
         thread.thread().unpark();
         let lost = (lost + self.requests.lost()).saturating_sub(lost_before);
@@ -146,7 +163,8 @@ impl Recorder {
             let end = Record { kind: kind::END, vcpu: CONTROL, exit: clock::now(), event, ..Record::default() };
             file.write_all(end.as_bytes())
         });
-        written.map_err(|error| TraceError::Write(path, error))?;
+        written.map_err(|error| TraceError::Write(path.clone(), error))?;
+        remembered.map_err(|errno| TraceError::Memory(path, errno))?;
         Ok(lost)
     }
 
@@ -177,7 +195,7 @@ impl Recorder {
         self.requests.payload(area::REQUEST_BODY, body);
         if let Ok(reply) = reply {
             self.requests.payload(area::REPLY_BODY, &reply.body);
-            if Kind::from_number(number) == Some(Kind::HostList) {
+            if matches!(Kind::from_number(number), Some(Kind::HostList | Kind::DirtyLog)) {
                 self.requests.payload(area::REPLY_FILE, &contents(reply));
             }
         }
@@ -191,7 +209,7 @@ impl Recorder {
             version: VERSION,
             record: RECORD as u32,
             vcpus: vm.vcpus as u32,
-            flags: if from_start { FLAG_FROM_START } else { 0 },
+            flags: if from_start { FLAG_FROM_START } else { 0 } | if self.memory.is_some() { FLAG_MEMORY } else { 0 },
             tsc_khz: vm.tsc_khz,
             start_tsc: clock::now(),
             start_time: since_1970.as_nanos() as u64,
@@ -226,11 +244,12 @@ fn contents(reply: &Reply) -> Vec<u8> {
 }
 
 /// Drains the rings until it is stopped, and once more then.
-fn drain(rings: &[Arc<OnceLock<Ring>>], to: &mut File, stop: &AtomicBool) -> io::Result<()> {
+fn drain(rings: &[Arc<OnceLock<Ring>>], memory: &Buffer, to: &mut File, stop: &AtomicBool) -> io::Result<()> {
     let (mut bytes, mut done) = (Vec::new(), Ok(()));
     loop {
         let last = stop.load(Ordering::Acquire);
         // The control thread's comes first: a trace that is cut off keeps the requests that led to what it holds.
+        memory.drain(&mut bytes);
         rings.iter().rev().filter_map(|ring| ring.get()).for_each(|ring| ring.drain(&mut bytes));
         // A file that cannot be written any more is said once, at the end; the rings are drained all the same.
         if done.is_ok() {

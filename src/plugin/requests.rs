@@ -19,6 +19,7 @@ use crate::observe::shared::SharedStats;
 use crate::sys::eventfd::EventFd;
 use crate::sys::seccomp::Instruction;
 use crate::sys::{Errno, memfd};
+use crate::vcpu::drill::Pattern;
 use crate::vcpu::set::VcpuSet;
 use outboard_wire::control::{self, Done, Hello, HelloReply, Kind, ObjectId, Request, body};
 use outboard_wire::stats::state;
@@ -44,6 +45,8 @@ pub struct Host {
     pub taps: Vec<Tap>,
     /// CPUs that the user wants vCPUs to run on.
     pub affinity: Affinity,
+    /// What vCPU 0 runs in place of the plugin's guest.
+    pub drill: Option<Pattern>,
     /// The filter that each vCPU thread is to load.
     pub vcpu_filter: Option<Arc<[Instruction]>>,
 }
@@ -95,6 +98,10 @@ impl Host {
             Kind::Start => with(bytes, &fds, |_: control::Start| {
                 if self.vcpus.started() {
                     return Err(Errno::EINVAL);
+                }
+                if let Some(pattern) = self.drill {
+                    let base = machine.create_own_memory(|base| pattern.memory(base))?;
+                    self.vcpus.controls()[0].set_drill(pattern, base);
                 }
                 let vcpus = machine.make_vcpus().map_err(|error| {
                     log::warn!("the VM cannot be started: {error}");

@@ -4,11 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use super::manage::SocketError;
 use super::process::SpawnError;
 use super::recorder::{Recorder, TraceError};
 use super::requests::Host;
 use super::shared::SharedBlocks;
+use super::socket_file::SocketError;
 use super::supervisor::Settings;
 use crate::event::EventError;
 use crate::jail::parent::ParentFault;
@@ -23,6 +23,7 @@ use crate::vcpu::control::Control;
 use crate::vcpu::run::Waiting;
 use crate::vcpu::set::{Seat, VcpuSet};
 use crate::vcpu::tracer::Tracer;
+use crate::vcpu::witness::Witness;
 use kvm_bindings::KVM_CAP_SYNC_REGS;
 use outboard_wire::clock;
 use outboard_wire::control::{HelloReply, SPIN_ALWAYS, SPIN_AUTO, SPIN_FOR, SPIN_OFF};
@@ -113,7 +114,7 @@ pub fn bare_host(settings: &Settings) -> Result<Host, StartError> {
 /// Sets everything up that requests act on. The vCPUs themselves are made when the plugin starts them.
 pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result<Host, StartError> {
     install_kick_handler().map_err(StartError::call("sigaction"))?;
-    let machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
+    let mut machine = Machine::new(system, settings.vcpus, settings.irqchip)?;
     let blocks = SharedBlocks::new(settings.vcpus as usize).map_err(StartError::call("making the shared memory"))?;
     let tsc_khz = tsc_khz(&machine);
     let stats = SharedStats::new(&header(settings, tsc_khz)).map_err(StartError::call("making the counters"))?;
@@ -121,6 +122,8 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
     let limit = Arc::new(SpinLimit::for_mode(settings.spin, cpus, settings.vcpus));
     let sync_caps = machine.check_extension(KVM_CAP_SYNC_REGS);
     let rings: Vec<Arc<OnceLock<Ring>>> = (0..=settings.vcpus).map(|_| Arc::default()).collect();
+    let memory = settings.trace_memory.then(|| (machine.watch_memory(), Arc::<Witness>::default()));
+    let witness = memory.as_ref().map(|(_, witness)| Arc::clone(witness));
     let seats = (0..settings.vcpus as usize).map(|index| {
         let seat = Seat { control: Arc::new(Control::default()), eventfd: Arc::new(OnceLock::new()) };
         let to_plugin = BlockRef::new(&blocks.to_plugin, index).expect("a block per vCPU");
@@ -128,13 +131,13 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
         let spinner = Spinner::new(settings.spin, tsc_khz);
         let end = VmmEnd::new(to_plugin, to_vmm, spinner, Arc::clone(&limit), Arc::clone(&seat.eventfd));
         let rules = RulesView::new(Arc::clone(machine.shared_rules()));
-        let tracer = Tracer::new(Arc::clone(&rings[index]), index as u32);
+        let tracer = Tracer::new(Arc::clone(&rings[index]), index as u32, witness.clone());
         let waiting = Waiting::new(end, Arc::clone(&seat.control), rules, sync_caps, stats.block(index), tracer);
         // Whoever chose another policy than the automatic one does not want to be helped.
         (if settings.spin == SpinMode::Auto { waiting.roaming() } else { waiting }, seat)
     });
     let vcpus = VcpuSet::new(seats.collect()).map_err(StartError::call("eventfd"))?;
-    let recorder = Recorder::new(rings, vcpus.controls(), cpus);
+    let recorder = Recorder::new(rings, vcpus.controls(), cpus, memory);
     let shutdown = EventFd::new().map_err(StartError::call("eventfd"))?;
     let welcome = welcome(settings, cpus, tsc_khz);
     let affinity = settings.affinity.clone();
@@ -149,6 +152,7 @@ pub(super) fn host(settings: &Settings, Ready { system, taps }: Ready) -> Result
         memory_taken: false,
         taps,
         affinity,
+        drill: settings.drill.map(|drill| drill.pattern),
         vcpu_filter: None,
     })
 }

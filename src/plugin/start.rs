@@ -5,15 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::process::{self, FIRST_FD, SpawnPlan};
+use super::process::{self, FIRST_FD, PluginProcess, SpawnPlan, Starting};
 use super::setup::StartError;
 use super::supervisor::Settings;
 use crate::jail::filter::Filter;
 use crate::jail::parent::Prepared;
 use crate::jail::step::ChildStep;
-use crate::sys::Errno;
 use crate::sys::process::{self as system, InChild};
 use crate::sys::rlimit::{self, OpenFiles};
+use crate::sys::{Errno, affinity};
+use crate::vcpu::drill::Pattern;
 use outboard_wire::socket;
 
 /// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
@@ -41,6 +42,30 @@ impl ChildStep for GiveStderr {
     fn run(&self, child: &InChild) -> Result<(), Errno> {
         system::place_fd(child, self.0.as_fd(), libc::STDERR_FILENO)
     }
+}
+
+/// A guest of the VMM's own in place of the plugin's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drill {
+    /// What vCPU 0 does.
+    pub pattern: Pattern,
+    /// The CPU of the plugin; `None` for any.
+    pub plugin_cpu: Option<usize>,
+}
+
+/// Begins to start the plugin, on the CPU that it shall have.
+///
+/// # Errors
+/// What fails.
+pub(super) fn begin<'a>(plan: &'a SpawnPlan, settings: &Settings) -> Result<Starting<'a>, StartError> {
+    let Some(cpu) = settings.drill.and_then(|drill| drill.plugin_cpu) else {
+        return PluginProcess::begin(plan).map_err(StartError::Spawn);
+    };
+    let own = affinity::allowed().map_err(StartError::call("sched_getaffinity"))?;
+    affinity::allow(&[cpu]).map_err(StartError::call("sched_setaffinity"))?;
+    let begun = PluginProcess::begin(plan).map_err(StartError::Spawn);
+    affinity::allow(&own).map_err(StartError::call("sched_setaffinity"))?;
+    begun
 }
 
 /// Raises the limit of open files as far as it goes; returns what gives the plugin the former one.

@@ -1,6 +1,5 @@
 //! The main thread: it sets the VM up, starts the plugin, serves its requests and sees to the end of everything.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
+pub use super::affinity::Affinity;
 use super::connections::Connections;
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
 use super::manage::Manage;
@@ -16,7 +16,8 @@ use super::process::PluginProcess;
 use super::recorder::TraceFile;
 use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
-use super::start;
+use super::socket_file::SocketFile;
+use super::start::{self, Drill};
 use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
 use crate::jail::filter;
 use crate::jail::plan::Plan;
@@ -60,6 +61,10 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Where to record a trace of the whole run.
     pub trace: Option<PathBuf>,
+    /// The trace holds what the guest writes to its memory.
+    pub trace_memory: bool,
+    /// What is measured in place of the plugin's guest.
+    pub drill: Option<Drill>,
     /// A tap device to make.
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
@@ -74,29 +79,6 @@ pub struct Settings {
     pub cage: VmmCage,
     /// The plugin's jail; `None` runs it with all the rights of the caller.
     pub jail: Option<Plan>,
-}
-
-/// Which CPUs vCPU threads may run on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Affinity {
-    /// On any that the process may use.
-    #[default]
-    Any,
-    /// All vCPUs on these.
-    All(Vec<usize>),
-    /// Each named vCPU on its own.
-    PerVcpu(BTreeMap<u32, Vec<usize>>),
-}
-
-impl Affinity {
-    /// The CPUs of one vCPU, or `None` for any.
-    pub fn cpus_of(&self, vcpu: u32) -> Option<Vec<usize>> {
-        match self {
-            Affinity::Any => None,
-            Affinity::All(cpus) => Some(cpus.clone()),
-            Affinity::PerVcpu(sets) => sets.get(&vcpu).cloned(),
-        }
-    }
 }
 
 /// How a run went.
@@ -176,13 +158,15 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
     let ready = setup::check(settings)?;
     let kvm = Arc::new(ready.system.try_clone().map_err(StartError::call("fcntl(F_DUPFD_CLOEXEC)"))?);
     let trace = settings.trace.as_deref().map(TraceFile::create).transpose()?;
+    let socket = settings.socket.as_deref().map(SocketFile::make).transpose()?;
     let started = Instant::now();
     let (plan, control) = start::spawn_plan(settings, open_files)?;
     // The child half works while this thread makes the VM. It was cloned before there is one: a clone of a process that
     // has a VM costs more, and keeps the VM open.
-    let starting = PluginProcess::begin(&plan).map_err(StartError::Spawn)?;
+    let starting = start::begin(&plan, settings)?;
     let mut host = setup::host(settings, ready)?;
-    let manage = Manage::new(host.stats.number(), settings.socket.as_deref())?;
+    let manage = Manage::new(host.stats.number(), socket);
+    let manage = manage.map_err(|error| StartError::call("fcntl(F_SETFL)")(error.into()))?;
     let process = starting.finish().map_err(StartError::Spawn)?;
     // With it goes this process's copy of the plugin's end of the socket.
     drop(plan);

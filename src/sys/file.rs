@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -34,6 +34,24 @@ pub fn size(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
 pub fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> Result<bool, Errno> {
     let (a, b) = (stat(a)?, stat(b)?);
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+/// Removes what a path names if it is this device and inode, see lstat(2) and unlink(2). Between the look and the removal
+/// somebody may put another file there.
+///
+/// # Errors
+/// `ENOENT` if it is gone or another file; those of both calls.
+pub fn remove_if_same(path: &CStr, (device, inode): (u64, u64)) -> Result<(), Errno> {
+    let mut stat = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a C string, and a structure that is writable for the call.
+    check(unsafe { libc::lstat(path.as_ptr(), stat.as_mut_ptr()) })?;
+    // SAFETY: lstat fills the whole structure when it succeeds.
+    let stat = unsafe { stat.assume_init() };
+    if (stat.st_dev, stat.st_ino) != (device, inode) {
+        return Err(Errno::ENOENT);
+    }
+    // SAFETY: a C string.
+    check(unsafe { libc::unlink(path.as_ptr()) }).map(drop)
 }
 
 /// Checks that the calling user may execute the file, see access(2). The file may change before it is

@@ -25,6 +25,24 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// What getsockopt(2) says.
 pub fn may_manage(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let peer = credentials(socket)?;
+    // SAFETY: no arguments, no failure.
+    let own = unsafe { libc::geteuid() };
+    Ok(peer.uid == own || peer.uid == 0)
+}
+
+/// Whether the process that made the peer of a connected `AF_UNIX` socket is there: the kernel may keep a socket open for a
+/// moment after its last owner has ended. True for one in another pid namespace.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn is_alive(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let pid = credentials(socket)?.pid;
+    // SAFETY: signal 0 is none; the call only says whether there is such a process.
+    Ok(pid <= 0 || check(unsafe { libc::kill(pid, 0) }) != Err(Errno(libc::ESRCH)))
+}
+
+fn credentials(socket: BorrowedFd<'_>) -> Result<libc::ucred, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: `peer` and `length` are valid places for the result, which has the size given.
@@ -37,9 +55,7 @@ pub fn may_manage(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
             &raw mut length,
         )
     })?;
-    // SAFETY: no arguments, no failure.
-    let own = unsafe { libc::geteuid() };
-    Ok(peer.uid == own || peer.uid == 0)
+    Ok(peer)
 }
 
 #[cfg(test)]
@@ -62,7 +78,7 @@ mod tests {
     #[test]
     fn this_process_may_manage_itself() {
         let (socket, _other) = UnixStream::pair().unwrap();
-        assert_eq!(may_manage(socket.as_fd()), Ok(true));
+        assert_eq!((may_manage(socket.as_fd()), is_alive(socket.as_fd())), (Ok(true), Ok(true)));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(may_manage(file.as_fd()), Err(Errno::ENOTSOCK));
     }

@@ -165,6 +165,12 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signo: i32) -> Result<(), Errno>
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signo, none, 0) } as i32)
 }
 
+/// Names the calling thread, up to 15 bytes of it (`PR_SET_NAME`); a process is called as its first thread.
+pub fn set_name(name: &CStr) {
+    // SAFETY: a C string, of which the kernel reads 16 bytes at most and stops at the zero. It cannot fail for one.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr() as libc::c_ulong, 0, 0, 0) };
+}
+
 /// `getpid(2)`.
 pub fn getpid() -> i32 {
     // SAFETY: no arguments, no failure.

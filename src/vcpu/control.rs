@@ -1,8 +1,10 @@
 //! How other threads tell a vCPU thread to pause or to stop.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::drill::Pattern;
+use crate::kvm::{KvmError, Vcpu};
 use crate::sys::signal::{self, Tid};
 use outboard_wire::futex;
 
@@ -17,6 +19,8 @@ pub struct Control {
     /// Bit 0: the vCPU stands still, because the user asked for it. The bits above change with every request, so that a
     /// thread which is about to sleep on this word notices.
     hold: AtomicU32,
+    /// What runs in place of the plugin's guest, and where its memory is.
+    drill: OnceLock<(Pattern, u64)>,
     /// Linux thread id of the vCPU thread, 0 while it does not run.
     thread: AtomicI32,
 }
@@ -46,6 +50,19 @@ impl Control {
             self.stir();
             self.kick();
         }
+    }
+
+    /// Has the vCPU run this once the plugin has answered its INIT. Its memory is at guest address `base`.
+    pub fn set_drill(&self, pattern: Pattern, base: u64) {
+        let _ = self.drill.set((pattern, base));
+    }
+
+    /// Called by the vCPU thread before the guest runs.
+    ///
+    /// # Errors
+    /// What KVM says to the registers.
+    pub fn enter_drill(&self, vcpu: &Vcpu) -> Result<(), KvmError> {
+        self.drill.get().map_or(Ok(()), |(pattern, base)| pattern.enter(*base, vcpu))
     }
 
     /// Turns the writing of a trace on or off. Its ring is there before it is turned on.

@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod control;
+pub mod drill;
 pub mod ended;
 pub mod exits;
 pub mod registers;
@@ -24,3 +25,4 @@ pub mod set;
 pub mod spread;
 pub mod stats;
 pub mod tracer;
+pub mod witness;

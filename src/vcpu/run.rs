@@ -126,6 +126,8 @@ impl Runner {
         let (tsc, cpu) = clock::now_and_cpu();
         let init = Event { kind: event_kind::INIT, tsc, cpu, ..Event::default() };
         self.converse(&init, false)?;
+        let drilled = self.control.enter_drill(&self.vcpu);
+        drilled.map_err(|error| Ended::Run { vcpu: self.id(), errno: error.errno })?;
         self.stats.note_asked(0, 0);
         let mut entered = clock::now();
         self.tracer.entered(entered);
@@ -365,6 +367,9 @@ impl Runner {
     /// Posts a write, item by item: a string write is as many writes as it has items.
     #[inline]
     fn post(&mut self, access: &Access, at: Moment) -> Result<(), Ended> {
+        if self.control.tracing() {
+            self.tracer.memory();
+        }
         for item in self.vcpu.page().data(access).chunks(usize::from(access.width.max(1))) {
             let write = PostedWrite {
                 mmio: access.space == Space::Mmio,
@@ -384,22 +389,19 @@ impl Runner {
     /// follows in any case.
     #[inline]
     fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
+        if self.control.tracing() {
+            self.tracer.memory();
+        }
         self.end.publish(event);
         let published = clock::now();
         self.seam.reach(Point::Published, &self.control);
         // The plugin is at work now, so counting the exit before this one costs nobody time.
         self.stats.settle_with(self.end.counts());
-        let answer = self.wait_answer(published, event.cpu)?;
+        let mut answer = self.wait_answer(published, event.cpu)?;
         let Answer { kind, flags, files, want, .. } = answer;
-        if kind == answer_kind::RESUME && (flags | files) == 0 && want == self.registers.wanted() {
-            let answered = clock::now();
-            self.stats.note_asked(published, answered);
-            if self.control.tracing() {
-                self.trace_exchange(event, &answer, published, answered);
-            }
-            return Ok(answer);
+        if kind != answer_kind::RESUME || (flags | files) != 0 || want != self.registers.wanted() {
+            answer = self.converse_on(answer, reentering)?;
         }
-        let answer = self.converse_on(answer, reentering)?;
         let answered = clock::now();
         self.stats.note_asked(published, answered);
         if self.control.tracing() {

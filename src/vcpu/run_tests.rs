@@ -183,7 +183,7 @@ fn ends(mode: SpinMode, sync_caps: i32) -> (PluginEnd, Waiting, Arc<Control>) {
     cell.publish(rules);
     let control = Arc::new(Control::default());
     let stats = SharedStats::new(&header).unwrap().block(0);
-    let tracer = Tracer::new(Arc::default(), 0);
+    let tracer = Tracer::new(Arc::default(), 0, None);
     let waiting = Waiting::new(end, Arc::clone(&control), RulesView::new(cell), sync_caps, stats, tracer);
     (plugin, waiting, control)
 }
@@ -258,9 +258,20 @@ fn a_vcpu_stands_still_from_every_point_and_goes_on() {
         (Point::AfterRun, ACCESSES),
         (Point::Published, ACCESSES),
     ] {
-        let hold = at(point, 1, |control| control.hold(true));
+        let (sender, held) = mpsc::channel();
+        let mut sender = Some(sender);
+        let hold = move |reached, control: &Control| {
+            if reached == point
+                && let Some(sender) = sender.take()
+            {
+                control.hold(true);
+                sender.send(()).unwrap();
+            }
+        };
         let Some(mut bench) = Bench::start(code, SpinMode::Off, hold) else { return };
         bench.resume(&Event::default());
+        // A pause before that would be served first.
+        held.recv_timeout(PATIENCE).unwrap();
         // A pause is served also while it stands still, and the guest has not moved between two of them.
         bench.control.pause(1);
         assert_eq!(bench.paused().0, 1);

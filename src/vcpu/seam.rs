@@ -15,15 +15,15 @@ pub enum Point {
     Published,
 }
 
-/// What happens at a point.
+/// What a test does there.
 #[cfg(test)]
-pub(super) type Act = Box<dyn FnMut(Point, &Control) + Send>;
+pub(super) type Act = dyn FnMut(Point, &Control) + Send;
 
-/// What a test does at each point.
+/// The place for it.
 #[derive(Default)]
 pub struct Seam {
     #[cfg(test)]
-    pub(super) act: Option<Act>,
+    pub(super) act: Option<Box<Act>>,
 }
 
 impl Seam {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::witness::Witness;
 use crate::kvm::{Access, Space};
 use outboard_wire::block::Files;
 use outboard_wire::line::{
@@ -15,23 +16,36 @@ use outboard_wire::words;
 
 /// The trace of one vCPU.
 #[derive(Debug)]
-pub struct Tracer(Writer);
+pub struct Tracer {
+    groups: Writer,
+    /// Where it waits until the guest's memory is recorded, if that is wanted.
+    witness: Option<Arc<Witness>>,
+}
 
 impl Tracer {
-    /// A tracer that writes to this ring once it is there.
-    pub fn new(ring: Arc<OnceLock<Ring>>, vcpu: u32) -> Tracer {
-        Tracer(Writer::new(ring, vcpu as u16))
+    /// A tracer that writes to this ring once it is there; with a witness in traces with memory.
+    pub fn new(ring: Arc<OnceLock<Ring>>, vcpu: u32, witness: Option<Arc<Witness>>) -> Tracer {
+        Tracer { groups: Writer::new(ring, vcpu as u16), witness }
+    }
+
+    /// Called before the plugin hears of anything: what the guest has written is recorded first.
+    #[cold]
+    #[inline(never)]
+    pub fn memory(&self) {
+        if let Some(witness) = &self.witness {
+            witness.ask();
+        }
     }
 
     /// Groups that were lost for want of room.
     pub fn lost(&self) -> u64 {
-        self.0.lost()
+        self.groups.lost()
     }
 
     /// Begins the group of an event that was answered. The guest's entry completes it.
     pub fn exchange(&mut self, event: &Event, answer: &Answer, published: u64, answered: u64, end: &VmmEnd) {
-        self.0.end();
-        self.0.begin(Record {
+        self.groups.end();
+        self.groups.begin(Record {
             kind: kind::EXCHANGE,
             exit: event.tsc,
             published,
@@ -53,8 +67,8 @@ impl Tracer {
 
     /// Writes the group of a command.
     pub fn command(&mut self, command: &Answer, reply: &Event, answered: u64, end: &VmmEnd) {
-        self.0.end();
-        self.0.begin(Record {
+        self.groups.end();
+        self.groups.begin(Record {
             kind: kind::COMMAND,
             exit: answered,
             entered: reply.tsc,
@@ -66,14 +80,14 @@ impl Tracer {
             self.words(area::COMMAND, &end.to_vmm().bulk, command.length as usize);
         }
         self.words(area::REPLY, &end.to_plugin().bulk, reply.length as usize);
-        self.0.end();
+        self.groups.end();
     }
 
     /// Completes the group of an event, if there is one. Returns whether there was.
     pub fn entered(&mut self, tsc: u64) -> bool {
-        let open = self.0.is_open();
-        self.0.head(|head| head.entered = tsc);
-        self.0.end();
+        let open = self.groups.is_open();
+        self.groups.head(|head| head.entered = tsc);
+        self.groups.end();
         open
     }
 
@@ -82,8 +96,8 @@ impl Tracer {
         let kind = if posted { kind::POSTED } else { kind::UNASKED };
         let record = Record { kind, exit, entered, ..Record::default() };
         let Some(access) = access else {
-            self.0.begin(record);
-            return self.0.end();
+            self.groups.begin(record);
+            return self.groups.end();
         };
         let part = |length: usize, data: u64| EventPart {
             kind: if access.is_write { event_kind::WRITE } else { event_kind::READ },
@@ -96,20 +110,20 @@ impl Tracer {
         };
         if posted {
             for item in data.chunks(usize::from(access.width.max(1))) {
-                self.0.begin(Record { event: part(item.len(), words::low_bytes(item)), ..record });
-                self.0.end();
+                self.groups.begin(Record { event: part(item.len(), words::low_bytes(item)), ..record });
+                self.groups.end();
             }
         } else {
             let value = if data.len() <= 8 { words::low_bytes(data) } else { 0 };
-            self.0.begin(Record { event: part(access.length as usize, value), ..record });
-            self.0.end();
+            self.groups.begin(Record { event: part(access.length as usize, value), ..record });
+            self.groups.end();
         }
     }
 
     fn words(&mut self, area: u8, words: &[core::sync::atomic::AtomicU64], length: usize) {
         let mut bytes = vec![0; length.min(words.len() * 8)];
         words::load(words, &mut bytes);
-        self.0.payload(area, &bytes);
+        self.groups.payload(area, &bytes);
     }
 
     fn files(&mut self, area: u8, bits: u8, files: &Files) {
@@ -125,6 +139,6 @@ impl Tracer {
                 all.extend(bytes);
             }
         }
-        self.0.payload(area, &all);
+        self.groups.payload(area, &all);
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod agree;
 mod bench;
 #[path = "../common/mod.rs"]
 #[allow(unused_macros, unused_imports, reason = "each test executable uses its part")]
@@ -12,7 +13,7 @@ mod stat;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[stat::CASES, manage::CASES, trace::CASES, replay::CASES, bench::CASES])
+    common::suite::main(&[stat::CASES, manage::CASES, trace::CASES, replay::CASES, bench::CASES, agree::CASES])
 }
 
 /// A folder that every user may write to: some runs are another user's.

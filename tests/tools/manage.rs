@@ -1,7 +1,7 @@
 //! The management socket: what a pause is to guest and plugin, how a VM is stopped, and clients that mean harm.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 
 use outboard_plugin::{Event, Space};
@@ -15,6 +15,7 @@ use crate::common::suite::{Case, Tested, case};
 pub const CASES: &[Case] = &[
     case!(paused).around(a_paused_guest_stands_still),
     case!(stopped).around(a_stop_ends_the_vm_in_order),
+    case!(killed).around(a_killed_vm_leaves_no_socket_that_hinders),
     case!(harmed).around(clients_that_mean_harm_hurt_nobody),
 ];
 
@@ -58,6 +59,10 @@ fn paused() -> Tested {
 }
 
 fn stopped() -> Tested {
+    serve()
+}
+
+fn killed() -> Tested {
     serve()
 }
 
@@ -124,6 +129,7 @@ fn a_stop_ends_the_vm_in_order(case: &Case) -> Tested {
     let done = vm.ended();
     done.expect(0);
     assert!(done.stdout.contains("shut down"), "{}", done.stdout);
+    assert!(!socket.exists(), "a VM that ends takes its socket along");
     let gone = tool(&["stop", path]);
     gone.expect(1);
     assert!(gone.stderr.contains(path), "{}", gone.stderr);
@@ -131,6 +137,42 @@ fn a_stop_ends_the_vm_in_order(case: &Case) -> Tested {
     again.says("ready");
     tool(&["stop", path]).expect(0);
     again.ended().expect(0);
+    Ok(())
+}
+
+fn a_killed_vm_leaves_no_socket_that_hinders(case: &Case) -> Tested {
+    let folder = crate::folder()?;
+    let socket = folder.path().join("vm.sock");
+    let path = socket.to_str().expect("plain names");
+    let start = || {
+        let mut vm = case.program().args(["--socket", path]).start();
+        vm.says("ready");
+        vm
+    };
+    let vm = start();
+    vm.signal("KILL");
+    vm.ended();
+    // Whoever removes it does so when it sees the end; a VM that comes first takes the dead socket over.
+    let vm = start();
+    let inode = std::fs::metadata(&socket)?.ino();
+    tool(&["status", path]).expect(0);
+    assert_eq!(std::fs::metadata(&socket)?.ino(), inode, "the socket of another VM stays");
+    vm.signal("KILL");
+    vm.ended();
+    while socket.exists() {
+        std::thread::yield_now();
+    }
+    // One that nobody removed, as after a crash of the host.
+    drop(std::os::unix::net::UnixListener::bind(&socket)?);
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o777))?;
+    let vm = start();
+    tool(&["stop", path]).expect(0);
+    vm.ended().expect(0);
+    std::fs::write(&socket, "mine")?;
+    let occupied = case.program().args(["--socket", path]).start().ended();
+    occupied.expect(35);
+    assert!(occupied.stderr.contains("is no socket"), "{}", occupied.stderr);
+    assert_eq!(std::fs::read(&socket)?, b"mine");
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use crate::common::suite::{Case, Tested, case};
 pub const CASES: &[Case] = &[
     case!(counter).around(a_changed_answer_is_found_at_its_record),
     case!(recorded).around(what_cannot_be_replayed_is_refused),
+    case!(boots).around(the_pc_replays_a_boot_of_its_firmware),
+    case!(reads_memory).around(memory_is_restored_when_it_was_recorded),
 ];
 
 /// Names what a replayed plugin does differently.
@@ -81,6 +83,73 @@ fn counter() -> Tested {
 
 fn recorded() -> Tested {
     serve()
+}
+
+// Counts up in three places: a word, the same word 3 pages on, and one that the plugin also writes to.
+real_mode!(writes_memory:
+    "mov cx, 50",
+    "2: inc word ptr [0x2010]",
+    "add word ptr [0x5010], 3",
+    "inc word ptr [0x6000]",
+    "out 0x10, al",
+    "in al, 0x11",
+    "inc word ptr [0x2012]",
+    "out 0x30, al",
+    "loop 2b",
+    "out 0x12, al",
+    "hlt",
+);
+
+/// Answers reads by what the guest has written to its memory, and writes there too.
+fn reads_memory() -> Tested {
+    let (mut vm, memory) = connect(writes_memory())?;
+    let log = outboard_plugin::Region { length: 0x1000, start: 0x10_0000, dirty_log: true, ..Default::default() };
+    let slot = vm.create_memory(&outboard_plugin::GuestMemory::new(0x1000)?, &log)?;
+    vm.reserve(Space::Port, 0x10..0x13)?;
+    vm.reserve_posted(Space::Port, 0x30..0x31)?;
+    vm.start()?;
+    let mut vcpu = begin(&vm, 0)?;
+    let (mut written, mut posted) = (0u16, 0u16);
+    loop {
+        let word = |at| memory.read_obj::<u16>(at);
+        match vcpu.wait()? {
+            Event::Write(write) if write.address() == 0x10 => {
+                written = word(0x2010)?.wrapping_add(word(0x5010)?).wrapping_add(word(0x6000)?);
+                memory.write_obj(0x6000, &(word(0x6000)? + 100))?;
+            }
+            Event::Read(read) => read.answer_u64(u64::from(written.wrapping_add(posted) & 0xff)),
+            Event::Posted(_) => posted = word(0x2012)?,
+            Event::Write(write) => {
+                drop(write);
+                println!("sum {written} {posted}, log {:?}", vm.dirty_log(&slot)?);
+                return Ok(());
+            }
+            Event::Shutdown => return Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn memory_is_restored_when_it_was_recorded(case: &Case) -> Tested {
+    let folder = crate::folder()?;
+    let file = |name: &str| folder.path().join(name).to_str().expect("plain names").to_owned();
+    let (with, without) = (file("with"), file("without"));
+    // 50 + 3 * 50, and 49 times what the plugin added and 50 times the guest's one.
+    let sum = "sum 5150 50, log [0]";
+    for (path, options) in [(&with, &["--trace-memory"][..]), (&without, &[])] {
+        let done = case.program().args(["--trace", path]).args(options).start().ended();
+        done.expect(0);
+        assert!(done.stdout.contains(sum), "{}", done.stdout);
+    }
+    let same = replay(case, &with, "", &["-n", "5"]);
+    same.expect(0);
+    assert_eq!(same.stdout.matches(sum).count(), 5, "{}", same.stdout);
+    let shown = tool(&["trace", "show", &with, "--kind", "memory"]);
+    assert!(shown.stdout.contains("memory of slot 0, 0x5000 +64: "), "{}", shown.stdout);
+    let differs = replay(case, &without, "", &[]);
+    differs.expect(1);
+    assert!(differs.stdout.contains("port read 0x11"), "{}", differs.stdout);
+    Ok(())
 }
 
 fn replay(case: &Case, path: &str, change: &str, words: &[&str]) -> Done {
@@ -169,5 +238,44 @@ fn what_cannot_be_replayed_is_refused(case: &Case) -> Tested {
         refused.expect(74);
         assert!(refused.stdout.is_empty() && refused.stderr.contains(said), "{said}: {}", refused.stderr);
     }
+    Ok(())
+}
+
+/// The PC's own plugin needs no half of its own here.
+fn boots() -> Tested {
+    Ok(())
+}
+
+fn the_pc_replays_a_boot_of_its_firmware(_: &Case) -> Tested {
+    const BIOS: &str = "/usr/share/seabios/bios-256k.bin";
+    if !std::path::Path::new(BIOS).exists() {
+        assert!(std::env::var_os("CI").is_none(), "{BIOS} is missing; it comes with Debian's package seabios");
+        println!("skipped: {BIOS} is missing");
+        return Ok(());
+    }
+    let folder = crate::folder()?;
+    let path = folder.path().join("trace");
+    let path = path.to_str().expect("plain names");
+    let (firmware, date) = (format!("--firmware={BIOS}"), "--rtc-base=2026-01-02T03:04:05Z");
+    let booted = tool(&["pc", &firmware, date, "--exit-on", "No bootable device", "--timeout", "60", "--trace", path]);
+    booted.expect(0);
+    let replay = |date: &str, times: &str| {
+        let words = [&format!("-p={firmware}"), &format!("-p={date}")];
+        tool(&[&["replay", path, "--json", "-n", times][..], &words.map(|word| word as &str)].concat())
+    };
+    let result = |done: &Done| -> serde_json::Value {
+        let at = done.stdout.rfind("{\"answers\"").expect("a result behind what the guest prints");
+        serde_json::from_str(&done.stdout[at..]).expect("JSON")
+    };
+    let same = replay(date, "3");
+    same.expect(0);
+    assert!(result(&same)["answers"].as_u64().is_some_and(|answers| answers > 3000), "{}", same.stdout);
+    // At another time of day, what differs first is what is read from the clock's registers.
+    let other = replay("--rtc-base=2026-01-02T13:24:35Z", "1");
+    other.expect(1);
+    let record = result(&other)["record"].as_u64().expect("a record").to_string();
+    let shown = tool(&["trace", "show", path, "--format", "csv", "--kind", "read", "--address", "0x71"]);
+    let hit = shown.stdout.lines().any(|line| line.split(',').next() == Some(&record));
+    assert!(hit, "record {record} is no read of the clock\n{}", shown.stdout);
     Ok(())
 }

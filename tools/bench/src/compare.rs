@@ -12,10 +12,10 @@ const ALLOWED_NS: f64 = 50.0;
 pub fn regressions(all: &[Measured], baseline: &Value, threshold: f64) -> Vec<String> {
     let mut worse = Vec::new();
     for measured in all {
-        let (name, place) = (measured.row.name, measured.place.name);
+        let (name, place) = (measured.name.as_str(), measured.place.name);
         let rows = baseline["rows"].as_array().map_or(&[][..], Vec::as_slice);
         let was = rows.iter().find(|row| row["row"] == name && row["place"] == place);
-        let (Some(is), Some(was)) = (measured.added(), was.and_then(|row| row["added_ns"].as_i64())) else { continue };
+        let (Some(is), Some(was)) = (measured.added, was.and_then(|row| row["added_ns"].as_i64())) else { continue };
         if is_slower(is as f64, was as f64, threshold) {
             worse.push(format!("outboard: {place} {name} adds {is} ns, {was} ns in the baseline: slower\n"));
         }

@@ -8,6 +8,7 @@ pub mod guest;
 pub mod plugin;
 
 mod compare;
+mod drill;
 mod measure;
 mod plot;
 mod rows;
@@ -16,13 +17,13 @@ mod table;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::Value;
 
+use drill::Pattern;
 use measure::{Measured, Place};
-use outboard_wire::stats::cell::Kind;
 use rows::ROWS;
 
 /// Exit status when a row is slower than its baseline.
@@ -43,15 +44,33 @@ pub struct BenchArgs {
     list: bool,
 
     /// Only rows whose name holds this text.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", conflicts_with = "plugin")]
     filter: String,
+
+    /// Measure this plugin instead, an absolute path: once it has set its VM up, a guest that repeats --access takes the
+    /// place of its own.
+    #[arg(long, value_name = "PATH", requires = "access")]
+    plugin: Option<PathBuf>,
+
+    /// An argument for it; repeatable.
+    #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true, requires = "plugin")]
+    params: Vec<OsString>,
+
+    /// What that guest does: SPACE:ADDRESS:SIZE:DIRECTION, such as port:0x3f8:1:write or mmio:0xfed00000:4:read. A row each;
+    /// repeatable.
+    #[arg(long, value_name = "ACCESS", requires = "plugin", value_parser = drill::pattern)]
+    access: Vec<Pattern>,
+
+    /// Behind --, further options of outboard run, such as --plugin-mount.
+    #[arg(last = true, requires = "plugin", value_name = "OPTIONS")]
+    run_options: Vec<OsString>,
 
     /// Exits that are measured, per row.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     iterations: u32,
 
-    /// Exits before them that are not.
+    /// Exits before them that are not; without --plugin.
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
     warmup: u32,
@@ -85,13 +104,16 @@ pub struct BenchArgs {
     threshold: f64,
 }
 
+/// Measures a floor: an instruction and how often, to TSC ticks or a sentence.
+pub type Floor = dyn Fn(&[u8], u32) -> Result<Vec<u64>, String>;
+
 /// What the program around gives: the words that make it the plugin of a row, and the floors.
 pub struct Around<'a> {
     /// The hidden command that runs [`plugin::main`].
     pub plugin_command: OsString,
-    /// TSC ticks from exit to exit of so many bare `KVM_RUN` calls that end in this kind of access; a sentence if no guest
-    /// can run.
-    pub floor: &'a dyn Fn(Kind, u32) -> Result<Vec<u64>, String>,
+    /// TSC ticks from exit to exit of so many bare `KVM_RUN` calls that end in this instruction, as [`guest::Access`] has it;
+    /// a sentence if no guest can run.
+    pub floor: &'a Floor,
 }
 
 /// Why the bench failed.
@@ -100,7 +122,9 @@ pub(crate) enum BenchError {
     #[error("no floor can be measured: {0}")]
     Floor(String),
     #[error("the run of {row} failed: {why}")]
-    Run { row: &'static str, why: String },
+    Run { row: String, why: String },
+    #[error("the plugin was not asked about {0}: {1}")]
+    NotReserved(String, &'static str),
     #[error("cannot read the baseline {0}: {1}")]
     Baseline(PathBuf, String),
     #[error("cannot write {0}: {1}")]
@@ -124,6 +148,12 @@ pub fn main(args: &BenchArgs, around: &Around<'_>) -> u8 {
     }
 }
 
+/// What a line of the table is about.
+enum Subject<'a> {
+    Row(&'a rows::Row),
+    Plugin(&'a Path, &'a Pattern),
+}
+
 fn bench(args: &BenchArgs, around: &Around<'_>) -> Result<u8, BenchError> {
     if args.list {
         let lines: String = ROWS.iter().map(|row| format!("{:<24}{}\n", row.name, row.about)).collect();
@@ -134,14 +164,22 @@ fn bench(args: &BenchArgs, around: &Around<'_>) -> Result<u8, BenchError> {
     if rows.is_empty() {
         return Err(BenchError::NoRow(args.filter.clone()));
     }
+    let subjects: Vec<Subject<'_>> = match &args.plugin {
+        None => rows.into_iter().map(Subject::Row).collect(),
+        Some(plugin) => args.access.iter().map(|pattern| Subject::Plugin(plugin, pattern)).collect(),
+    };
     let baseline = args.baseline.as_ref().map(read_baseline).transpose()?;
     let mut all: Vec<Measured> = Vec::new();
     for place in args.cpus.clone().map_or_else(Place::all, |place| vec![place]) {
         if !args.json {
-            let _ = io::stdout().write_all(table::head(&place, &args.spin).as_bytes());
+            let what = if args.plugin.is_some() { "outside of KVM_RUN" } else { "from exit to exit" };
+            let _ = io::stdout().write_all(table::head(&place, &args.spin, what).as_bytes());
         }
-        for row in &rows {
-            let measured = measure::measure(row, &place, args, around)?;
+        for subject in &subjects {
+            let measured = match subject {
+                Subject::Row(row) => measure::measure(row, &place, args, around)?,
+                Subject::Plugin(plugin, pattern) => drill::measure(plugin, pattern, &place, args, around)?,
+            };
             if !args.json {
                 let _ = io::stdout().write_all(table::line(&measured).as_bytes());
             }

@@ -12,7 +12,7 @@ use super::{Around, BenchArgs, BenchError};
 use outboard_wire::clock;
 
 /// Calls of `KVM_RUN` that a floor is measured with, before a row and after it.
-const FLOOR_ROUNDS: u32 = 2000;
+pub const FLOOR_ROUNDS: u32 = 2000;
 
 /// Where the two sides run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,29 +51,24 @@ pub fn place(word: &str) -> Result<Place, String> {
 
 /// What came out. Times are nanoseconds.
 pub struct Measured {
-    pub row: Row,
+    pub name: String,
     pub place: Place,
-    /// From exit to exit.
+    /// From exit to exit; of a plugin of the user's, outside of `KVM_RUN`.
     pub period: Histogram<u64>,
     /// The same with a bare `KVM_RUN` loop.
     pub floor: Histogram<u64>,
     /// What the VMM's report says of this kind of exit.
     pub own: Option<Value>,
-}
-
-impl Measured {
     /// What the row adds to its floor at the median; `None` for floors.
-    pub fn added(&self) -> Option<i64> {
-        let p50 = |ns: &Histogram<u64>| ns.value_at_quantile(0.5) as i64;
-        matches!(self.row.by, By::Plugin | By::Posted).then(|| p50(&self.period) - p50(&self.floor))
-    }
+    pub added: Option<i64>,
 }
 
 pub fn measure(row: &Row, place: &Place, args: &BenchArgs, around: &Around<'_>) -> Result<Measured, BenchError> {
     let khz = clock::measure_khz(std::time::Duration::from_millis(20));
     let rounds = if row.by == By::Vmm { args.iterations } else { FLOOR_ROUNDS };
     let floor = |into: &mut Histogram<u64>| {
-        let ticks = pinned(place, || (around.floor)(row.kind, rounds)).map_err(BenchError::Floor)?;
+        let instruction = row.access.instruction();
+        let ticks = pinned(place, || (around.floor)(&instruction, rounds)).map_err(BenchError::Floor)?;
         ticks.iter().for_each(|ticks| into.saturating_record(clock::to_ns(*ticks, khz)));
         Ok(())
     };
@@ -86,14 +81,19 @@ pub fn measure(row: &Row, place: &Place, args: &BenchArgs, around: &Around<'_>) 
         ticks.iter().for_each(|ticks| period.saturating_record(clock::to_ns(*ticks, khz)));
         let exits = report["exits"].as_array().cloned().unwrap_or_default();
         own = exits.into_iter().find(|exit| exit["exit"] == row.kind.name() && row.by != By::Kernel);
+        if let Some(own) = &mut own {
+            own["kvm_run_mean_ns"] = report["inside_kvm_run_ns"]["mean"].clone();
+        }
         floor(&mut floors)?;
     }
-    Ok(Measured { row: *row, place: place.clone(), period, floor: floors, own })
+    let p50 = |ns: &Histogram<u64>| ns.value_at_quantile(0.5) as i64;
+    let added = matches!(row.by, By::Plugin | By::Posted).then(|| p50(&period) - p50(&floors));
+    Ok(Measured { name: row.name.to_owned(), place: place.clone(), period, floor: floors, own, added })
 }
 
 /// Runs the row; returns its figures in ticks, and the VMM's report.
 fn run(row: &Row, place: &Place, args: &BenchArgs, around: &Around<'_>) -> Result<(Vec<u64>, Value), BenchError> {
-    let failed = |why: String| BenchError::Run { row: row.name, why };
+    let failed = |why: String| BenchError::Run { row: row.name.to_owned(), why };
     let wanted = match row.by {
         // A figure is a chunk.
         By::Kernel => ((args.iterations + args.warmup) / u32::from(CHUNK)).max(3),
@@ -137,7 +137,7 @@ fn split(bytes: &[u8]) -> Option<(Vec<u64>, Value)> {
 }
 
 /// Runs something with this thread on the CPU of the vCPU.
-fn pinned<T>(place: &Place, body: impl FnOnce() -> T) -> T {
+pub fn pinned<T>(place: &Place, body: impl FnOnce() -> T) -> T {
     let before = rustix::thread::sched_getaffinity(None);
     if let Some((vmm, _)) = place.cpus {
         let mut set = rustix::thread::CpuSet::new();
@@ -152,7 +152,7 @@ fn pinned<T>(place: &Place, body: impl FnOnce() -> T) -> T {
 }
 
 /// From 1 ns to a minute, three digits.
-fn histogram() -> Histogram<u64> {
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds in order")
 }
 

@@ -48,7 +48,7 @@ fn draw(all: &[Measured], backend: SVGBackend<'_>) -> Result<(), Box<dyn std::er
         let points = (0..=200).map(|step| f64::from(step) * NINES / 200.0).map(|nines| (nines, us(measured, nines)));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(format!("{} {}", measured.place.name, measured.row.name))
+            .label(format!("{} {}", measured.place.name, measured.name))
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(3)));
     }
     chart

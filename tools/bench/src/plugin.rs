@@ -49,11 +49,11 @@ fn serve_row(words: &[String]) -> Result<(), Box<dyn std::error::Error>> {
 
 fn reserve(vm: &mut Connection, row: &Row) -> Result<Option<IoEvent>, Error> {
     vm.reserve(Space::Port, u64::from(BARRIER)..u64::from(BARRIER) + 1)?;
-    let port = u64::from(PORT)..u64::from(PORT) + 1;
+    let port = u64::from(PORT)..u64::from(PORT) + 4;
     match row.by {
-        By::Kernel => return Ok(Some(vm.create_io_event(Space::Port, PORT.into(), 1, None)?)),
+        By::Kernel => return Ok(Some(vm.create_io_event(Space::Port, PORT.into(), row.access.size.into(), None)?)),
         By::Posted => vm.reserve_posted(Space::Port, port)?,
-        _ if row.access.is_mmio() => vm.reserve(Space::Mmio, NOWHERE..NOWHERE + 0x1000)?,
+        _ if row.access.is_mmio => vm.reserve(Space::Mmio, NOWHERE..NOWHERE + 0x1000)?,
         _ => vm.reserve(Space::Port, port)?,
     }
     Ok(None)

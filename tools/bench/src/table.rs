@@ -10,15 +10,15 @@ use super::measure::{Measured, Place};
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 
 /// What stands above the rows of a place.
-pub fn head(place: &Place, spin: &str) -> String {
+pub fn head(place: &Place, spin: &str, what: &str) -> String {
     let cpus = place.cpus.map_or_else(
         || "placed by the scheduler".to_owned(),
         |(vmm, plugin)| format!("the vCPU on {vmm}, the plugin on {plugin}"),
     );
-    let mut text = format!("\n{}: {cpus}; --spin {spin}; nanoseconds from exit to exit\n", place.name);
-    let _ = write!(text, "{:<24}{:>9}{:>8}{:>8}", "row", "count", "min", "mean");
+    let mut text = format!("\n{}: {cpus}; --spin {spin}; nanoseconds {what}\n", place.name);
+    let _ = write!(text, "{:<28}{:>9}{:>8}{:>8}", "row", "count", "min", "mean");
     for (name, _) in QUANTILES {
-        let _ = write!(text, "{name:>8}");
+        let _ = write!(text, "{name:>9}");
     }
     let _ = writeln!(text, "{:>9} |{:>8}{:>8}{:>11}{:>11}", "max", "floor", "added", "VMM whole", "VMM plugin");
     text
@@ -26,10 +26,10 @@ pub fn head(place: &Place, spin: &str) -> String {
 
 /// A row.
 pub fn line(measured: &Measured) -> String {
-    let Measured { row, period, floor, own, .. } = measured;
-    let mut text = format!("{:<24}{:>9}{:>8}{:>8.0}", row.name, period.len(), period.min(), period.mean());
+    let Measured { name, period, floor, own, .. } = measured;
+    let mut text = format!("{:<28}{:>9}{:>8}{:>8.0}", name, period.len(), period.min(), period.mean());
     for (_, quantile) in QUANTILES {
-        let _ = write!(text, "{:>8}", period.value_at_quantile(quantile));
+        let _ = write!(text, "{:>9}", period.value_at_quantile(quantile));
     }
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let part = |part: &str| own.as_ref().and_then(|own| own[part]["p50"].as_u64()).map(|ns| ns.to_string());
@@ -38,7 +38,7 @@ pub fn line(measured: &Measured) -> String {
         "{:>9} |{:>8}{:>8}{:>11}{:>11}",
         period.max(),
         floor.value_at_quantile(0.5),
-        or_dash(measured.added().map(|ns| ns.to_string())),
+        or_dash(measured.added.map(|ns| ns.to_string())),
         or_dash(part("outside_ns")),
         or_dash(part("plugin_ns"))
     );
@@ -58,12 +58,12 @@ pub fn json(all: &[Measured]) -> String {
         .iter()
         .map(|measured| {
             json!({
-                "row": measured.row.name,
+                "row": measured.name,
                 "place": measured.place.name,
                 "cpus": measured.place.cpus.map(|(vmm, plugin)| [vmm, plugin]),
                 "period_ns": times(&measured.period),
                 "floor_ns": times(&measured.floor),
-                "added_ns": measured.added(),
+                "added_ns": measured.added,
                 "vmm": measured.own,
             })
         })
@@ -76,7 +76,7 @@ pub fn hgrm(all: &[Measured]) -> String {
     let mut text = String::new();
     for measured in all {
         let period = &measured.period;
-        let _ = writeln!(text, "#[{} {}, nanoseconds]", measured.place.name, measured.row.name);
+        let _ = writeln!(text, "#[{} {}, nanoseconds]", measured.place.name, measured.name);
         let _ =
             writeln!(text, "{:>12} {:>14} {:>10} {:>14}\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
         let mut total = 0;

@@ -115,7 +115,8 @@ fn drive(host: &mut Host, lines: &mut Lines, input: &mut Input<'_>) {
             }
             _ => {
                 for _ in 0..input.byte() % 16 {
-                    lines.poke((input.u16() << 4) | (10 + u16::from(input.byte() % 6)), input.u64());
+                    let (place, area) = (input.u16() << 4, u16::from(input.byte() % 6));
+                    lines.poke(place + 10 + area, input.u64());
                 }
                 continue;
             }

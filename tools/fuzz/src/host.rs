@@ -24,6 +24,8 @@ pub fn settings(program: PathBuf, choice: u8) -> Settings {
         socket: None,
         trace: None,
         stderr: None,
+        trace_memory: false,
+        drill: None,
         tap: None,
         tap_fds: Vec::new(),
         files: Vec::new(),

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::compare::{Ignored, Said, difference};
+use super::memory::{Changes, GuestMemory};
 use outboard_wire::clock::{self, CPU_UNKNOWN};
 use outboard_wire::line::{
     Answer, Event, FILE_DEBUGREGS, FILE_REGS, FILE_SREGS, FLAG_MMIO, FLAG_STRING, answer_kind, event_kind,
@@ -122,6 +123,8 @@ pub struct Feeder<'a> {
     pub pace: Option<(Instant, u64, u64)>,
     /// Reads that are not compared.
     pub ignored: &'a [Ignored],
+    /// The guest's memory, and what the guest wrote there.
+    pub memory: (&'a GuestMemory, &'a Changes<'a>),
 }
 
 impl Feeder<'_> {
@@ -135,6 +138,7 @@ impl Feeder<'_> {
                 return Err(Broken::Stopped(step.group.number));
             }
             self.keep_pace(step.group.head.exit);
+            self.restore(step.group)?;
             if step.group.head.kind == kind::POSTED {
                 self.post(step.group)?;
             } else {
@@ -143,6 +147,14 @@ impl Feeder<'_> {
             self.progress.step(self.vcpu);
         }
         Ok(())
+    }
+
+    /// Brings the guest's memory to what it was when the plugin was told.
+    fn restore(&self, group: &Group) -> Result<(), Broken> {
+        let (memory, changes) = self.memory;
+        let told = if group.head.kind == kind::POSTED { group.head.entered } else { group.head.published };
+        let failed = |error| Broken::Violation(group.number, format!("has memory that cannot be restored: {error}"));
+        changes.write_until(told, memory).map_err(failed)
     }
 
     fn keep_pace(&self, exit: u64) {

@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::memory::{Shared, file_of};
+use super::memory::{GuestMemory, Shared, file_of};
 use outboard_wire::block;
-use outboard_wire::control::{CreateIrqEvent, HelloReply, IRQ_EVENT_RESAMPLE, Kind, SPIN_AUTO, VcpuEventFd, body};
+use outboard_wire::control::{
+    CreateIrqEvent, CreateMemory, DestroyMemory, HelloReply, IRQ_EVENT_RESAMPLE, Kind, ObjectId, SPIN_AUTO,
+    VcpuEventFd, body,
+};
 use outboard_wire::frame::{self, Header};
 use outboard_wire::limits::{MAX_FRAME, VERSION_MAJOR, VERSION_MINOR};
 use outboard_wire::socket;
@@ -44,6 +47,8 @@ pub enum Notice {
 pub struct Host {
     hello: HelloReply,
     shared: Shared,
+    /// What the plugin gave to the guest.
+    pub memory: GuestMemory,
     /// Replies by request, in the order in which they were recorded.
     recorded: Mutex<Replies>,
     /// The shutdown event.
@@ -85,7 +90,8 @@ impl Host {
             tsc_khz: trace.header.tsc_khz,
         };
         let eventfds = (0..trace.header.vcpus).map(|_| Arc::default()).collect();
-        Ok(Host { hello, shared, recorded: Mutex::new(recorded), shutdown: new_eventfd()?, eventfds, notices })
+        let (memory, shutdown) = (GuestMemory::default(), new_eventfd()?);
+        Ok(Host { hello, shared, memory, recorded: Mutex::new(recorded), shutdown, eventfds, notices })
     }
 
     /// The memory shared with the plugin.
@@ -98,7 +104,7 @@ impl Host {
         let mut buffer = [0; MAX_FRAME];
         while let Ok((length @ 1.., fds)) = socket::receive(connection.as_fd(), &mut buffer) {
             let Ok((header, body)) = frame::parse(&buffer[..length], fds.len()) else { return };
-            let reply = self.reply(header.kind, body);
+            let reply = self.reply(header.kind, body, fds);
             let (status, (body, fds)) = match reply {
                 Ok(reply) => (0, reply),
                 Err(errno) => (-errno, (Vec::new(), Vec::new())),
@@ -116,7 +122,7 @@ impl Host {
         }
     }
 
-    fn reply(self: &Arc<Host>, number: u16, bytes: &[u8]) -> Reply {
+    fn reply(self: &Arc<Host>, number: u16, bytes: &[u8], fds: Vec<OwnedFd>) -> Reply {
         let failed = |error: io::Error| error.raw_os_error().unwrap_or(EINVAL);
         match Kind::from_number(number) {
             Some(Kind::Hello) => Ok((self.hello.as_bytes().to_vec(), self.shared.descriptors().map_err(failed)?)),
@@ -137,7 +143,13 @@ impl Host {
                 let fd = place.get().ok_or(ENOENT)?.try_clone().map_err(failed)?;
                 Ok((Vec::new(), vec![fd]))
             }
-            kind => self.recorded(number, kind, bytes),
+            kind => {
+                let reply = self.recorded(number, kind, bytes);
+                if let Ok((reply, _)) = &reply {
+                    self.note_memory(kind, bytes, reply, fds);
+                }
+                reply
+            }
         }
     }
 
@@ -153,10 +165,12 @@ impl Host {
         let eventfds = |count: usize| (0..count).map(|_| new_eventfd()).collect::<io::Result<Vec<_>>>().map_err(failed);
         let fds = match kind {
             Some(Kind::HostList) => vec![file_of(&file).map_err(failed)?],
-            // No guest writes memory here.
+            // A log that was too long to be recorded is empty.
             Some(Kind::DirtyLog) => {
                 let pages = u64::read_from_bytes(&body).unwrap_or(0).min(1 << 32);
-                vec![file_of(&vec![0; pages.div_ceil(8) as usize]).map_err(failed)?]
+                let mut log = file;
+                log.resize(pages.div_ceil(8) as usize, 0);
+                vec![file_of(&log).map_err(failed)?]
             }
             Some(Kind::CreateIoEvent) => eventfds(1)?,
             Some(Kind::CreateIrqEvent) => {
@@ -167,6 +181,24 @@ impl Host {
             _ => Vec::new(),
         };
         Ok((body, fds))
+    }
+
+    /// Keeps track of what memory the guest has.
+    fn note_memory(&self, kind: Option<Kind>, bytes: &[u8], reply: &[u8], fds: Vec<OwnedFd>) {
+        match kind {
+            Some(Kind::CreateMemory) => {
+                let (request, id) = (body::<CreateMemory>(bytes), body::<ObjectId>(reply));
+                if let (Some(request), Some(ObjectId { id }), Some(fd)) = (request, id, fds.into_iter().next()) {
+                    self.memory.add(id, fd, request.offset);
+                }
+            }
+            Some(Kind::DestroyMemory) => {
+                if let Some(DestroyMemory { id }) = body(bytes) {
+                    self.memory.remove(id);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The next reply to this very request; the last one again when there is no other.

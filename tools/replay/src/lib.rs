@@ -1,8 +1,8 @@
 //! `outboard replay`: feeds a recorded trace to a plugin, through the same rings and the same library as a VM would, and
 //! compares its answers with the recorded ones. It needs no KVM, so a device model can be tested and measured anywhere.
 //!
-//! What a plugin does that no trace holds does not happen: nobody signals its io events, and the guest's memory has what
-//! the plugin itself put there.
+//! What a plugin does that no trace holds does not happen: nobody signals its io events. The guest's memory has what the
+//! plugin itself put there, and what the guest wrote, if the trace was recorded with `--trace-memory`.
 
 mod compare;
 mod feed;
@@ -42,7 +42,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "PATH")]
     plugin: Option<PathBuf>,
 
-    /// An argument for the plugin; repeatable.
+    /// An argument for the plugin, for the PC an option of outboard pc such as --firmware=FILE; repeatable.
     #[arg(short = 'p', long, value_name = "ARG", allow_hyphen_values = true)]
     params: Vec<OsString>,
 
@@ -77,13 +77,15 @@ enum Pace {
     Recorded,
 }
 
-/// The program that is the plugin of traces of the embedded machine.
+/// The program that is the plugin of traces of the embedded machine and of the PC.
 #[derive(Clone, Debug)]
 pub struct Embedded {
     /// Its executable.
     pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
+    /// The command that makes it the embedded machine.
+    pub machine: &'static str,
+    /// The command that makes it the PC; --params follow.
+    pub pc: &'static str,
 }
 
 /// Why nothing was replayed.
@@ -161,7 +163,11 @@ fn plugin(args: &ReplayArgs, embedded: &Embedded, trace: &Trace) -> Plugin {
     let path = trace.path();
     match &args.plugin {
         Some(path) => Plugin { program: path.clone(), args: args.params.clone() },
-        None if path.is_empty() => Plugin { program: embedded.program.clone(), args: embedded.args.clone() },
+        None if path.is_empty() => Plugin { program: embedded.program.clone(), args: vec![embedded.machine.into()] },
+        None if path == embedded.pc => {
+            let words = std::iter::once(embedded.pc.into()).chain(args.params.iter().cloned());
+            Plugin { program: embedded.program.clone(), args: words.collect() }
+        }
         None => Plugin { program: path.into(), args: args.params.clone() },
     }
 }

@@ -13,7 +13,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use super::compare::Ignored;
 use super::feed::{Broken, Feeder, Progress, Step, steps};
 use super::host::{Host, Notice};
-use super::memory::Shared;
+use super::memory::{Changes, Shared};
 use super::outcome::{Outcome, Table};
 use super::{Plugin, ReplayError};
 use outboard_wire::page::BlockRef;
@@ -110,14 +110,15 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mu
         all.len() as u32,
     ));
     let pace = how.keep_pace.then(|| (Instant::now(), trace.header.start_tsc, trace.header.tsc_khz));
-    let times = Mutex::new(table);
+    let (times, changes) = (Mutex::new(table), Changes::of(&trace.groups));
     let (sender, ends) = mpsc::channel();
     std::thread::scope(|scope| {
         for (vcpu, steps) in all.iter().enumerate() {
-            let (sender, spin, times, progress, stop) = (sender.clone(), Arc::clone(&spin), &times, &progress, &stop);
+            let (sender, spin) = (sender.clone(), Arc::clone(&spin));
+            let (times, progress, stop, memory) = (&times, &progress, &stop, (&host.memory, &changes));
             scope.spawn(move || {
                 let end = end_of(host, vcpu, trace, spin);
-                let mut feeder = Feeder { end, vcpu, progress, stop, pace, ignored: how.ignored };
+                let mut feeder = Feeder { end, vcpu, progress, stop, pace, ignored: how.ignored, memory };
                 let mut noted = Vec::with_capacity(steps.len());
                 let fed = feeder.feed(steps, |group, ticks| noted.push((group, ticks)));
                 let mut table = times.lock().unwrap_or_else(PoisonError::into_inner);

@@ -30,9 +30,14 @@ pub fn head(vm: &Running, look: &Look) -> Vec<String> {
     let waits = look.snapshot.waits();
     let sum = |of: fn(&outboard_wire::stats::read::Vcpu) -> u64| look.snapshot.vcpus.iter().map(of).sum::<u64>();
     vec![
-        format!("VM {}  {state}  {} vCPUs  up {seconds} s  {plugin}", vm.title(), said.vcpus),
         format!(
-            "waits: {} spun, {} slept, {} wakes, {} on a full ring; {} interrupted; {} trace records lost",
+            "VM {}  {state}  {} vCPU{}  up {seconds} s  {plugin}",
+            vm.title(),
+            said.vcpus,
+            if said.vcpus == 1 { "" } else { "s" }
+        ),
+        format!(
+            "waits: {} spun, {} slept, {} wakes, {} ring full; {} interrupted; {} trace lost",
             waits.spun,
             waits.slept,
             waits.wakes,
@@ -45,13 +50,40 @@ pub fn head(vm: &Running, look: &Look) -> Vec<String> {
 
 /// The table: a line of titles, then the rows.
 pub fn lines(look: &Look, view: &View, width: usize) -> Vec<String> {
-    let wide = width >= WIDE;
-    let mut lines = vec![titles(view, wide)];
-    lines.extend(rows(&look.snapshot, view).iter().map(|row| line(look, view, row, wide)));
+    let columns = Columns::new(view, width);
+    let mut lines = vec![titles(view, &columns)];
+    lines.extend(rows(&look.snapshot, view).iter().map(|row| line(look, view, row, &columns)));
     lines
 }
 
-fn titles(view: &View, wide: bool) -> String {
+/// What is shown, and how wide.
+#[derive(Debug, PartialEq, Eq)]
+struct Columns {
+    count: usize,
+    rate: usize,
+    share: usize,
+    quantile: usize,
+    /// How many of the three quantiles there is room for.
+    quantiles: usize,
+    /// The parts have columns of their own.
+    parts: bool,
+}
+
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+
+impl Columns {
+    fn new(view: &View, width: usize) -> Columns {
+        let names = 18 + if view.by_vcpu { 5 } else { 0 } + if view.by_range { 22 } else { 0 };
+        let usual = Columns { count: 11, rate: 10, share: 7, quantile: 9, quantiles: 3, parts: width >= WIDE };
+        if width >= names + 28 + 27 {
+            return usual;
+        }
+        let quantiles = (width.saturating_sub(names + 24) / 8).clamp(1, 3);
+        Columns { count: 9, rate: 9, share: 6, quantile: 8, quantiles, parts: false }
+    }
+}
+
+fn titles(view: &View, columns: &Columns) -> String {
     let mut line = String::new();
     if view.by_vcpu {
         line.push_str("vCPU ");
@@ -60,12 +92,15 @@ fn titles(view: &View, wide: bool) -> String {
     if view.by_range {
         let _ = write!(line, "{:<22}", "range");
     }
-    let _ = write!(line, "{:>11}{:>10}{:>7}", "count", "per s", "time%");
+    let Columns { count, rate, share, quantile: width, .. } = *columns;
+    let _ = write!(line, "{:>count$}{:>rate$}{:>share$}", "count", "per s", "time%");
     let part = if view.part == Part::Whole { "us" } else { view.part.name() };
-    for quantile in ["p50", "p99", "p99.9"] {
-        let _ = write!(line, "{:>9}", format!("{quantile} {}", if quantile == "p50" { part } else { "" }).trim_end());
+    for (name, _) in &QUANTILES[..columns.quantiles] {
+        // A part with a long name takes the place of the unit.
+        let title = if *name == "p50" && width > 8 { format!("{name} {part}") } else { (*name).to_owned() };
+        let _ = write!(line, "{title:>width$}");
     }
-    if wide {
+    if columns.parts {
         let _ = write!(line, "{:>9}{:>9} |", "mean", "max");
         for part in [Part::Publish, Part::Plugin, Part::Enter] {
             let _ = write!(line, "{:>12}{:>9}", format!("{} p50", part.name()), "p99");
@@ -74,7 +109,7 @@ fn titles(view: &View, wide: bool) -> String {
     line
 }
 
-fn line(look: &Look, view: &View, row: &Row, wide: bool) -> String {
+fn line(look: &Look, view: &View, row: &Row, columns: &Columns) -> String {
     let us = |ticks| us(look.ns(ticks));
     let mut line = String::new();
     if view.by_vcpu {
@@ -86,7 +121,8 @@ fn line(look: &Look, view: &View, row: &Row, wide: bool) -> String {
     }
     let per_second = row.counts.count as f64 / (look.ns(look.span).max(1) as f64 / 1e9);
     let share = 100.0 * row.share(look.span, look.snapshot.vm.vcpus);
-    let _ = write!(line, "{:>11}{:>10.0}{:>7.1}", row.counts.count, per_second, share);
+    let Columns { count, rate, share: share_width, quantile: width, .. } = *columns;
+    let _ = write!(line, "{:>count$}{per_second:>rate$.0}{share:>share_width$.1}", row.counts.count);
     let quantiles = |line: &mut String, part: Part, widths: &[(f64, usize)]| {
         let ticks = row.counts.part(part);
         for (quantile, width) in widths {
@@ -94,8 +130,10 @@ fn line(look: &Look, view: &View, row: &Row, wide: bool) -> String {
             let _ = write!(line, "{text:>width$}");
         }
     };
-    quantiles(&mut line, view.part, &[(0.5, 9), (0.99, 9), (0.999, 9)]);
-    if wide {
+    let shown: Vec<(f64, usize)> =
+        QUANTILES[..columns.quantiles].iter().map(|(_, quantile)| (*quantile, width)).collect();
+    quantiles(&mut line, view.part, &shown);
+    if columns.parts {
         let _ = write!(line, "{:>9}{:>9} |", us(row.counts.mean(Part::Whole)), us(row.counts.max));
         for part in [Part::Publish, Part::Plugin, Part::Enter] {
             quantiles(&mut line, part, &[(0.5, 12), (0.99, 9)]);
@@ -116,7 +154,20 @@ fn us(ns: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::us;
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_has_whole_columns() {
+        let view = |by_range, by_vcpu| View { by_range, by_vcpu, ..View::default() };
+        for (view, quantiles) in
+            [(view(false, false), 3), (view(false, true), 3), (view(true, false), 2), (view(true, true), 1)]
+        {
+            let columns = Columns::new(&view, 80);
+            assert_eq!(columns.quantiles, quantiles, "{view:?}");
+            assert!(titles(&view, &columns).len() <= 80, "{}", titles(&view, &columns));
+        }
+        assert!(Columns::new(&view(true, true), 200).parts);
+    }
 
     #[test]
     fn times_fit_their_column() {

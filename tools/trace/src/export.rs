@@ -28,7 +28,7 @@ pub fn chrome(trace: &Trace, groups: &[&Group], out: &mut dyn Write) -> io::Resu
     };
     let mut seen = BTreeMap::new();
     write!(out, "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
-    for group in groups {
+    for group in groups.iter().filter(|group| group.head.kind != kind::MEMORY) {
         let head = &group.head;
         let tid = thread(head.vcpu);
         if !seen.contains_key(&head.vcpu) {
@@ -147,6 +147,7 @@ fn category(group: &Group) -> &'static str {
         }
         (kind::COMMAND, _) => "command",
         (kind::CONTROL, _) => "request",
+        (kind::MEMORY, _) => "memory",
         (_, event_kind::READ | event_kind::WRITE) => "unclaimed access",
         _ => "refused exit",
     }
@@ -154,7 +155,7 @@ fn category(group: &Group) -> &'static str {
 
 fn stack(group: &Group) -> String {
     match group.head.kind {
-        kind::COMMAND | kind::CONTROL => what(group),
+        kind::COMMAND | kind::CONTROL | kind::MEMORY => what(group),
         _ => format!("{} {:#x}", category(group), group.head.event.address),
     }
 }

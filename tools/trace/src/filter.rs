@@ -44,6 +44,8 @@ pub enum Kind {
     Command,
     /// Control requests.
     Request,
+    /// What the guest wrote to its memory, in traces of run --trace-memory.
+    Memory,
     /// Exits that the plugin was not asked about.
     Unasked,
     /// Events that are no accesses.
@@ -96,6 +98,7 @@ impl Kind {
             Kind::Posted => group.head.kind == kind::POSTED,
             Kind::Command => group.head.kind == kind::COMMAND,
             Kind::Request => group.head.kind == kind::CONTROL,
+            Kind::Memory => group.head.kind == kind::MEMORY,
             Kind::Unasked => group.head.kind == kind::UNASKED,
             Kind::Other => exchange && !is_access(group),
         }

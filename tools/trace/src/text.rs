@@ -88,6 +88,10 @@ pub fn what(group: &Group) -> String {
             let name = known.map_or_else(|| number.to_string(), |kind| format!("{kind:?}"));
             format!("request {name} {} -> status {}", hex(group.data(area::REQUEST_BODY)), event.status)
         }
+        (kind::MEMORY, _) => {
+            let bytes = group.data(area::MEMORY);
+            format!("memory of slot {}, {:#x} +{}: {}", answer.file, event.address, bytes.len(), hex(bytes))
+        }
         (number, _) => format!("record of kind {number}"),
     }
 }

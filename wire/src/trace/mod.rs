@@ -46,6 +46,9 @@ pub mod kind {
     pub const CONTROL: u8 = 6;
     /// The last record of a trace that was ended in order; `data` is the number of records lost in all.
     pub const END: u8 = 7;
+    /// Bytes of guest memory that the guest has written: `file` of the answer is the slot, `address` where they lie for the
+    /// guest, `data` of the event their offset in the slot.
+    pub const MEMORY: u8 = 8;
 }
 
 /// What the data of payload records is.
@@ -68,10 +71,15 @@ pub mod area {
     pub const REPLY_BODY: u8 = 8;
     /// Contents of the file that came with the reply.
     pub const REPLY_FILE: u8 = 9;
+    /// Contents of guest memory.
+    pub const MEMORY: u8 = 10;
 }
 
 /// Set in [`Header::flags`]: the trace begins before the plugin started, so it can be replayed.
 pub const FLAG_FROM_START: u32 = 1;
+
+/// Set in [`Header::flags`]: the trace holds what the guest wrote to its memory.
+pub const FLAG_MEMORY: u32 = 2;
 
 /// The header of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

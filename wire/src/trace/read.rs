@@ -126,8 +126,7 @@ impl Trace {
 impl Group {
     fn add(&mut self, bytes: &[u8]) -> Result<(), String> {
         let length = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
-        if bytes[0] != kind::PAYLOAD || length > PAYLOAD || !(area::EVENT_STRING..=area::REPLY_FILE).contains(&bytes[1])
-        {
+        if bytes[0] != kind::PAYLOAD || length > PAYLOAD || !(area::EVENT_STRING..=area::MEMORY).contains(&bytes[1]) {
             return Err(format!("its data has kind {}, area {} and {length} bytes", bytes[0], bytes[1]));
         }
         let data = &bytes[8..8 + length];
@@ -144,10 +143,10 @@ fn damaged(record: usize, what: String) -> TraceError {
 }
 
 fn check(head: &Record, vcpus: u32) -> Result<(), String> {
-    let control = matches!(head.kind, kind::CONTROL | kind::END);
+    let control = matches!(head.kind, kind::CONTROL | kind::END | kind::MEMORY);
     match head.kind {
         kind::PAYLOAD => Err("its data has no head".to_owned()),
-        kind::EXCHANGE..=kind::END if control == (head.vcpu == super::CONTROL) => {
+        kind::EXCHANGE..=kind::MEMORY if control == (head.vcpu == super::CONTROL) => {
             if control || u32::from(head.vcpu) < vcpus {
                 Ok(())
             } else {

@@ -57,17 +57,19 @@ impl Writer {
         !self.group.is_empty()
     }
 
+    /// Appends the group to bytes that go to the file past the ring.
+    pub fn end_into(&mut self, out: &mut Vec<u8>) {
+        self.number();
+        self.group.iter().for_each(|record| out.extend_from_slice(record.as_bytes()));
+        self.group.clear();
+    }
+
     /// Writes the group. Without room it is counted as lost, and the next one says so.
     pub fn end(&mut self) {
         if self.group.is_empty() {
             return;
         }
-        let (payload, vcpu) = (self.group.len() - 1, self.vcpu);
-        self.sequence = self.sequence.wrapping_add(1);
-        let (sequence, lost) = (self.sequence, self.lost);
-        self.head(|head| {
-            (head.vcpu, head.payload, head.sequence, head.lost) = (vcpu, payload as u16, sequence, lost);
-        });
+        self.number();
         let written = self.ring.get().is_some_and(|ring| ring.push(&self.group));
         if written {
             self.lost = 0;
@@ -81,6 +83,16 @@ impl Writer {
     /// Groups lost since the thread began.
     pub fn lost(&self) -> u64 {
         self.lost_in_all
+    }
+
+    /// Completes the head.
+    fn number(&mut self) {
+        let (payload, vcpu) = (self.group.len().saturating_sub(1), self.vcpu);
+        self.sequence = self.sequence.wrapping_add(1);
+        let (sequence, lost) = (self.sequence, self.lost);
+        self.head(|head| {
+            (head.vcpu, head.payload, head.sequence, head.lost) = (vcpu, payload as u16, sequence, lost);
+        });
     }
 
     fn put(&mut self, record: &Record) {
