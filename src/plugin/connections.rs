@@ -87,6 +87,7 @@ impl Connections {
     }
 
     /// Number of connections.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.places.iter().flatten().count()
     }
