@@ -11,9 +11,12 @@ fn a_recorded_run_is_answered_alike() {
     let folder = tempfile::tempdir().expect("a folder");
     let trace = folder.path().join("trace");
     let trace = trace.to_str().expect("a plain name");
-    let machine = ["--firmware", BIOS, "--exit-on", "No bootable device.", "--rtc-base", "2024-02-29T23:59:58"];
-    let (status, _, said) = Dialogue::by_pipes(pc(&[&machine[..], &["--trace", trace]].concat())).ended();
+    let machine = ["--firmware", BIOS, "--rtc-base", "2024-02-29T23:59:58"];
+    let recorded = ["--exit-on", "No bootable device.", "--trace", trace];
+    let (status, _, said) = Dialogue::by_pipes(pc(&[&machine[..], &recorded].concat())).ended();
     assert_eq!(status.code(), Some(0), "{said}");
+    // The replayed machine goes on as long as the trace does: how many accesses it would answer after the words that end a
+    // run is a matter of luck.
     let replay = |words: &[&str]| {
         let program = env!("CARGO_BIN_EXE_outboard");
         let mut command = Command::new(program);
@@ -27,7 +30,7 @@ fn a_recorded_run_is_answered_alike() {
     assert_eq!(status.code(), Some(0), "{printed}{said}");
     assert!(printed.contains("no difference in"), "{printed}");
     // The other way round: with another date the clock's answers are others, so that they are looked at.
-    let other = [&machine[..5], &["2025-03-01T10:20:30"]].concat();
+    let other = [&machine[..3], &["2025-03-01T10:20:30"]].concat();
     let (status, printed, said) = replay(&other);
     assert_eq!(status.code(), Some(1), "{printed}{said}");
     assert!(printed.contains("0x71"), "{printed}");
