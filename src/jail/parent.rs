@@ -72,11 +72,9 @@ impl Prepared {
             None => None,
         };
         let cloned = process::clone_process(CLONED, half).map_err(ParentFault::of("clone3"));
-        if let Some(before) = before {
-            creds::set_groups(&before).map_err(ParentFault::of("setgroups"))?;
-        }
+        let restored = before.map_or(Ok(()), |before| creds::set_groups(&before).map_err(ParentFault::of("setgroups")));
         let child = cloned?;
-        match self.let_go(child.pid) {
+        match restored.and_then(|()| self.let_go(child.pid)) {
             Ok(()) => Ok(child),
             // Somebody has killed it: that is how the plugin ended, and no fault of this half.
             Err(_) if process::readable_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),

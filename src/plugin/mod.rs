@@ -3,8 +3,8 @@
 //! The supervisor ([`run`]) has the main thread and ties the parts together; the decisions are in [`lifecycle`] (what
 //! follows from what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
-pub mod affinity;
-mod connections;
+mod affinity;
+pub mod connections;
 pub mod lifecycle;
 pub mod process;
 pub mod requests;
