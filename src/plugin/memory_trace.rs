@@ -20,9 +20,9 @@ const MOST: usize = 64 << 20;
 pub(super) struct Buffer(Arc<Mutex<Vec<u8>>>);
 
 impl Buffer {
-    /// Appends what there is to `out`.
-    pub(super) fn drain(&self, out: &mut Vec<u8>) {
-        out.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Takes what there is.
+    pub(super) fn take(&self) -> Vec<u8> {
+        core::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns whether there is room for more.

@@ -22,7 +22,7 @@ use crate::vcpu::control::Control;
 use outboard_wire::clock;
 use outboard_wire::control::Kind;
 use outboard_wire::stats::read::Vm;
-use outboard_wire::trace::ring::Ring;
+use outboard_wire::trace::ring::{self, Ring};
 use outboard_wire::trace::write::Writer;
 use outboard_wire::trace::{
     AnswerPart, CONTROL, EventPart, FLAG_FROM_START, FLAG_MEMORY, Header, MAGIC, RECORD, Record, VERSION, area, kind,
@@ -130,8 +130,11 @@ impl Recorder {
         let failed = |error| TraceError::Write(path.clone(), error);
         file.set_len(0).map_err(failed)?;
         file.write_all(self.header(vm, from_start).as_bytes()).map_err(failed)?;
-        let mut left_over = Vec::new();
-        self.rings.iter().for_each(|ring| ring.get_or_init(Ring::default).drain(&mut left_over));
+        let mut left_over = Vec::with_capacity(ring::PIECE * RECORD);
+        for ring in &self.rings {
+            ring.get_or_init(Ring::default).drain_in_pieces(&mut left_over, Vec::clear);
+        }
+        drop(left_over);
         let stop = Arc::new(AtomicBool::new(false));
         let (rings, stopped) = (self.rings.clone(), Arc::clone(&stop));
         let mut to = file.try_clone().map_err(failed)?;
@@ -245,17 +248,22 @@ fn contents(reply: &Reply) -> Vec<u8> {
 
 /// Drains the rings until it is stopped, and once more then.
 fn drain(rings: &[Arc<OnceLock<Ring>>], memory: &Buffer, to: &mut File, stop: &AtomicBool) -> io::Result<()> {
-    let (mut bytes, mut done) = (Vec::new(), Ok(()));
+    // Held at this size for as long as the trace is recorded, so that a busy moment does not spread the heap.
+    let (mut bytes, mut done) = (Vec::with_capacity(ring::PIECE * RECORD), Ok(()));
+    // A file that cannot be written any more is said once, at the end; the rings are drained all the same.
+    let mut write = |bytes: &mut Vec<u8>| {
+        if done.is_ok() {
+            done = to.write_all(bytes);
+        }
+        bytes.clear();
+    };
     loop {
         let last = stop.load(Ordering::Acquire);
         // The control thread's comes first: a trace that is cut off keeps the requests that led to what it holds.
-        memory.drain(&mut bytes);
-        rings.iter().rev().filter_map(|ring| ring.get()).for_each(|ring| ring.drain(&mut bytes));
-        // A file that cannot be written any more is said once, at the end; the rings are drained all the same.
-        if done.is_ok() {
-            done = to.write_all(&bytes);
+        write(&mut memory.take());
+        for ring in rings.iter().rev().filter_map(|ring| ring.get()) {
+            ring.drain_in_pieces(&mut bytes, &mut write);
         }
-        bytes.clear();
         if last {
             return done;
         }

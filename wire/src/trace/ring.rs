@@ -7,6 +7,9 @@ use super::RECORD;
 /// Records of a ring: 1 MiB, about 80 ms of the busiest guest.
 pub const SLOTS: usize = if cfg!(miri) { 128 } else { 8192 };
 
+/// Most records of a piece of [`Ring::drain_in_pieces`]: 64 KiB.
+pub const PIECE: usize = SLOTS / 16;
+
 const WORDS: usize = RECORD / 8;
 
 /// A position in a cache line of its own, which only one side writes.
@@ -45,16 +48,25 @@ impl Ring {
         true
     }
 
-    /// Appends everything that was written to `out`. Only one thread calls this.
+    /// Appends everything that was written to `out`. Only one thread calls this, or [`Ring::drain_in_pieces`].
     pub fn drain(&self, out: &mut Vec<u8>) {
+        self.drain_in_pieces(out, |_| {});
+    }
+
+    /// The same, and calls `piece` each time that [`PIECE`] records have come, and at the end. It may empty `out`, so that
+    /// this never holds much. Groups that are written meanwhile are left for the next time.
+    pub fn drain_in_pieces(&self, out: &mut Vec<u8>, mut piece: impl FnMut(&mut Vec<u8>)) {
         let written = self.written.0.load(Ordering::Acquire);
         let mut read = self.read.0.load(Ordering::Relaxed);
         while read != written {
             let place = &self.words[read as usize % SLOTS * WORDS..][..WORDS];
             place.iter().for_each(|word| out.extend(word.load(Ordering::Relaxed).to_le_bytes()));
             read = read.wrapping_add(1);
+            if read == written || (read as usize).is_multiple_of(PIECE) {
+                piece(out);
+                self.read.0.store(read, Ordering::Release);
+            }
         }
-        self.read.0.store(read, Ordering::Release);
     }
 }
 
@@ -74,6 +86,22 @@ mod tests {
         assert_eq!(out.len(), SLOTS * RECORD);
         assert_eq!(out[out.len() - 8..], 3u64.to_le_bytes());
         assert!(ring.push(&group(2, 2)));
+    }
+
+    #[test]
+    fn pieces_are_bounded_and_whole_together() {
+        let ring = Ring::default();
+        let records = 2 * PIECE + 3;
+        (0..records as u64).for_each(|number| assert!(ring.push(&[[number; WORDS]])));
+        let (mut piece, mut all, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+        ring.drain_in_pieces(&mut piece, |piece| {
+            sizes.push(piece.len() / RECORD);
+            all.append(piece);
+        });
+        assert_eq!(sizes, [PIECE, PIECE, 3]);
+        let firsts = all.chunks_exact(RECORD).map(|record| u64::from_le_bytes(record[..8].try_into().unwrap()));
+        assert!(firsts.eq(0..records as u64));
+        ring.drain_in_pieces(&mut piece, |_| panic!("there is nothing"));
     }
 
     #[test]
