@@ -110,8 +110,9 @@ fn run(row: &Row, place: &Place, args: &BenchArgs, around: &Around<'_>) -> Resul
     if let Some((vmm, _)) = place.cpus {
         command.arg(format!("--cpu-affinity={vmm}"));
     }
+    // Held open until the figures are there: its end tells the plugin that this process is gone.
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

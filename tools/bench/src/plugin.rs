@@ -32,6 +32,7 @@ fn serve_row(words: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         set.set(cpu.parse()?);
         rustix::thread::sched_setaffinity(None, &set)?;
     }
+    std::thread::spawn(end_with_the_bench);
     let mut vm = outboard_plugin::connect()?;
     let memory = vm.add_memory(0, MEMORY)?;
     memory.write(CODE.into(), &guest::code(row.access, CHUNK))?;
@@ -45,6 +46,12 @@ fn serve_row(words: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout().lock();
     out.write_all(&bytes)?;
     Ok(out.flush()?)
+}
+
+/// Ends this process, and with it the VM, when the bench that holds the other end of standard input is gone.
+fn end_with_the_bench() {
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    std::process::exit(1);
 }
 
 fn reserve(vm: &mut Connection, row: &Row) -> Result<Option<IoEvent>, Error> {
