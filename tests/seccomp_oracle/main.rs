@@ -15,7 +15,7 @@ use std::path::Path;
 use outboard::jail::bpf::{self, Instruction, simulate};
 use outboard::jail::call::{ARCH_X86_64, Action, Call, X32_BIT};
 use outboard::jail::filter;
-use outboard::jail::policy::{self, Blocking, Condition, Decision, Mode, Op, Policy, Refusal, Verdict};
+use outboard::jail::policy::{self, Blocking, Condition, Mode, Op, Policy, Verdict};
 use outboard::sys::process::{ExitStatus, clone_process, wait};
 use outboard::sys::seccomp::{self, Scope};
 use policies::{all_calls, drafts, text};
@@ -26,16 +26,6 @@ use seccompiler::{
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-/// What a program must answer where the policy decides so.
-fn expected(decision: Decision, blocking: Blocking) -> Action {
-    match decision {
-        Decision::Allowed => Action::Allow,
-        Decision::Refused(Refusal::Errno(errno)) => Action::Errno(errno),
-        Decision::Refused(Refusal::Block) => blocking.action(),
-        Decision::Foreign => Action::KillProcess,
-    }
 }
 
 proptest! {
@@ -63,7 +53,7 @@ proptest! {
                 ];
                 for call in [call].iter().chain(&foreign) {
                     let answer = simulate(&program, call).unwrap().0;
-                    prop_assert_eq!(answer, expected(policy.decide(call), blocking), "{:x?}", call);
+                    prop_assert_eq!(answer, policy.decide(call).action(blocking), "{:x?}", call);
                 }
             }
         }
@@ -76,7 +66,7 @@ proptest! {
         prop_assert_eq!(bpf::check(&program), Ok(()));
         for call in drafts.iter().map(|draft| draft.fit(&policy)) {
             let answer = simulate(&program, &call).unwrap().0;
-            prop_assert_eq!(answer, expected(policy.decide(&call), Blocking::Kill), "{:x?}", call);
+            prop_assert_eq!(answer, policy.decide(&call).action(Blocking::Kill), "{:x?}", call);
         }
     }
 
@@ -211,7 +201,7 @@ proptest! {
         let calls: Vec<(Call, Action)> = calls
             .into_iter()
             .filter(|call| known.contains(&call.number))
-            .map(|call| (call, expected(policy.decide(&call), Blocking::Kill)))
+            .map(|call| (call, policy.decide(&call).action(Blocking::Kill)))
             .collect();
         by_the_kernel(&policy.compile(Blocking::Kill).unwrap(), &calls)?;
     }

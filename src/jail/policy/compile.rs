@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::error::{Fault, PolicyError};
-use super::{Condition, Op, Policy, Refusal, Rule, Verdict};
+use super::{Condition, Decision, Op, Policy, Refusal, Rule, Verdict};
 use crate::jail::bpf::{AssembleError, Assembler, Instruction, Label, Target, Test};
 use crate::jail::call::{ARCH_X86_64, Action, X32_BIT};
 use crate::jail::syscalls;
@@ -34,6 +34,18 @@ impl Blocking {
             Blocking::Kill => Action::KillProcess,
             Blocking::Notify => Action::Notify,
             Blocking::Log => Action::Log,
+        }
+    }
+}
+
+impl Decision {
+    /// What a filter made with this `blocking` answers where the policy decides so.
+    pub fn action(self, blocking: Blocking) -> Action {
+        match self {
+            Decision::Allowed => Action::Allow,
+            Decision::Refused(Refusal::Errno(errno)) => Action::Errno(errno),
+            Decision::Refused(Refusal::Block) => blocking.action(),
+            Decision::Foreign => Action::KillProcess,
         }
     }
 }

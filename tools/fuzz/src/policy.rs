@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use outboard::jail::bpf::{self, simulate};
-use outboard::jail::call::{Action, Call, X32_BIT};
+use outboard::jail::call::{Call, X32_BIT};
 use outboard::jail::filter;
-use outboard::jail::policy::{self, Blocking, Decision, Mode, Op, Policy, Refusal, Verdict};
+use outboard::jail::policy::{self, Blocking, Mode, Op, Policy, Verdict};
 use outboard::sys::Errno;
 
 use crate::assert_sentence;
@@ -41,20 +41,10 @@ pub fn policy(data: &[u8]) {
     assert!(bpf::listing(&program).lines().count() >= program.len());
     for call in calls(&read) {
         let answer = simulate(&program, &call).expect("a checked program ends").0;
-        assert_eq!(answer, expected(read.decide(&call), blocking), "{call:x?}");
+        assert_eq!(answer, read.decide(&call).action(blocking), "{call:x?}");
     }
     if let Some(guarded) = filter::guarded(&program, 0x5eed) {
         assert_eq!(bpf::check(&guarded), Ok(()));
-    }
-}
-
-/// What the program must answer.
-fn expected(decision: Decision, blocking: Blocking) -> Action {
-    match decision {
-        Decision::Allowed => Action::Allow,
-        Decision::Refused(Refusal::Errno(errno)) => Action::Errno(errno),
-        Decision::Refused(Refusal::Block) => blocking.action(),
-        Decision::Foreign => Action::KillProcess,
     }
 }
 
