@@ -130,11 +130,8 @@ impl Recorder {
         let failed = |error| TraceError::Write(path.clone(), error);
         file.set_len(0).map_err(failed)?;
         file.write_all(self.header(vm, from_start).as_bytes()).map_err(failed)?;
-        let mut left_over = Vec::with_capacity(ring::PIECE * RECORD);
-        for ring in &self.rings {
-            ring.get_or_init(Ring::default).drain_in_pieces(&mut left_over, Vec::clear);
-        }
-        drop(left_over);
+        // What the last trace has left.
+        self.rings.iter().for_each(|ring| ring.get_or_init(Ring::default).discard());
         let stop = Arc::new(AtomicBool::new(false));
         let (rings, stopped) = (self.rings.clone(), Arc::clone(&stop));
         let mut to = file.try_clone().map_err(failed)?;

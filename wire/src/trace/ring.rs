@@ -53,7 +53,12 @@ impl Ring {
         self.drain_in_pieces(out, |_| {});
     }
 
-    /// The same, and calls `piece` each time that [`PIECE`] records have come, and at the end. It may empty `out`, so that
+    /// Throws away everything that was written. For the thread that drains.
+    pub fn discard(&self) {
+        self.read.0.store(self.written.0.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    /// As [`Ring::drain`], and calls `piece` each time that [`PIECE`] records have come, and at the end. It may empty `out`, so that
     /// this never holds much. Groups that are written meanwhile are left for the next time.
     pub fn drain_in_pieces(&self, out: &mut Vec<u8>, mut piece: impl FnMut(&mut Vec<u8>)) {
         let written = self.written.0.load(Ordering::Acquire);
@@ -86,6 +91,10 @@ mod tests {
         assert_eq!(out.len(), SLOTS * RECORD);
         assert_eq!(out[out.len() - 8..], 3u64.to_le_bytes());
         assert!(ring.push(&group(2, 2)));
+        ring.discard();
+        out.clear();
+        ring.drain(&mut out);
+        assert!(out.is_empty() && ring.push(&group(4, SLOTS)));
     }
 
     #[test]
