@@ -431,8 +431,8 @@ impl Runner {
                     return Ok(answer);
                 }
                 answer_kind::GET | answer_kind::SET if flags == 0 && files == 0 => {
-                    let mut reply = self.registers.command(&mut self.vcpu, &answer, &self.end);
                     let came = clock::now();
+                    let mut reply = self.registers.command(&mut self.vcpu, &answer, &self.end);
                     (reply.tsc, reply.cpu) = clock::now_and_cpu();
                     if self.control.tracing() {
                         self.tracer.command(&answer, &reply, came, &self.end);
