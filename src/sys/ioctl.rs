@@ -141,12 +141,57 @@ request_kinds! {
     Pointing<T>;
 }
 
+/// ThreadSanitizer keeps the handler of a signal back until the thread calls something that it knows, and would so lose a kick
+/// that comes just before `KVM_RUN`. Its hooks around futex(2) say that a thread is about to wait in the kernel: handlers
+/// that are due run before, and others at once.
+#[cfg(tsan)]
+mod waiting {
+    use std::ffi::{c_int, c_long, c_void};
+    use std::ptr::null_mut;
+
+    // `PRE_SYSCALL(futex)` and `POST_SYSCALL(futex)` of compiler-rt/lib/sanitizer_common/sanitizer_common_syscalls.inc.
+    unsafe extern "C" {
+        fn __sanitizer_syscall_pre_impl_futex(
+            word: *mut c_void,
+            op: c_long,
+            value: c_long,
+            time: *mut c_void,
+            word2: *mut c_void,
+            value3: c_long,
+        );
+        fn __sanitizer_syscall_post_impl_futex(
+            result: c_long,
+            word: *mut c_void,
+            op: c_long,
+            value: c_long,
+            time: *mut c_void,
+            word2: *mut c_void,
+            value3: c_long,
+        );
+    }
+
+    /// The thread is about to wait. Until [`end`] it runs nothing but handlers.
+    pub fn begin() {
+        // SAFETY: the hook looks at none of its arguments.
+        unsafe { __sanitizer_syscall_pre_impl_futex(null_mut(), 0, 0, null_mut(), null_mut(), 0) }
+    }
+
+    /// It is back.
+    pub fn end(result: c_int) {
+        // SAFETY: as above.
+        unsafe { __sanitizer_syscall_post_impl_futex(result.into(), null_mut(), 0, 0, null_mut(), null_mut(), 0) }
+    }
+}
+
 /// Makes a request without an argument.
 ///
 /// # Errors
 /// Those of the request.
 #[inline]
 pub fn no_arg(fd: BorrowedFd<'_>, request: NoArg) -> Result<c_int, Errno> {
+    let number = isize::try_from(fd.as_raw_fd()).unwrap_or(-1);
+    #[cfg(tsan)]
+    waiting::begin();
     let result: isize;
     // SAFETY: the request takes no argument, by the contract of its constant. The instruction changes RAX, RCX and R11
     // (syscall(2)), and whatever memory the kernel shares with the caller.
@@ -154,7 +199,7 @@ pub fn no_arg(fd: BorrowedFd<'_>, request: NoArg) -> Result<c_int, Errno> {
         asm!(
             "syscall",
             inlateout("rax") libc::SYS_ioctl as isize => result,
-            in("rdi") isize::try_from(fd.as_raw_fd()).unwrap_or(-1),
+            in("rdi") number,
             in("rsi") request.number,
             in("rdx") 0,
             lateout("rcx") _,
@@ -162,6 +207,8 @@ pub fn no_arg(fd: BorrowedFd<'_>, request: NoArg) -> Result<c_int, Errno> {
             options(nostack)
         );
     }
+    #[cfg(tsan)]
+    waiting::end(result as c_int);
     if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as c_int) }
 }
 

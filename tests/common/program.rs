@@ -38,11 +38,13 @@ impl Program {
         Program::run_in(Cage::Caged)
     }
 
-    /// `outboard run` in some cage.
+    /// `outboard run` in some cage, with the options in `OUTBOARD_TEST_OPTIONS`.
     pub fn run_in(cage: Cage) -> Program {
         let mut program = Program { cage, ..Program::outboard() };
         program.command.arg("run");
         cage.option(&mut program.command);
+        let further = std::env::var("OUTBOARD_TEST_OPTIONS").unwrap_or_default();
+        program.command.args(further.split_whitespace());
         program
     }
 
