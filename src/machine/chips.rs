@@ -76,8 +76,10 @@ impl Machine {
     /// Sets the TSC frequency in kHz that vCPUs start with.
     ///
     /// # Errors
-    /// `EINVAL` once there are vCPUs, and what KVM says.
+    /// `EINVAL` once there are vCPUs, and from 2^31 kHz on: a KVM that does not scale the TSC takes that, and
+    /// `KVM_GET_TSC_KHZ`, whose result is an `int`, could only give it back as what looks like an error. And what KVM says.
     pub fn set_tsc_khz(&self, khz: u32) -> Result<(), Errno> {
+        i32::try_from(khz).map_err(|_| Errno::EINVAL)?;
         self.vm.set_tsc_khz(khz).map_err(errno)
     }
 }

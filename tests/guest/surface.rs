@@ -238,6 +238,9 @@ fn the_tsc_frequency_is_set_before_the_start_only() -> Tested {
     let (mut vm, _memory) = connect(says_one())?;
     let khz = vm.guest_tsc_khz()?;
     assert!(khz > 100_000, "{khz}");
+    for past in [1 << 31, 0xc7c7_c7c7, u32::MAX] {
+        refused(vm.set_guest_tsc_khz(past), libc::EINVAL);
+    }
     vm.set_guest_tsc_khz(khz)?;
     vm.start()?;
     assert_eq!(vm.guest_tsc_khz()?, khz);

@@ -268,7 +268,7 @@ impl Connection {
     /// Sets the TSC frequency in kHz that vCPUs start with. Before [`Connection::start`].
     ///
     /// # Errors
-    /// [`Error::Refused`] with `EINVAL` after the start and for a frequency that the hardware cannot give.
+    /// [`Error::Refused`] with `EINVAL` after the start, for a frequency that the hardware cannot give, and from 2^31 kHz on.
     pub fn set_guest_tsc_khz(&mut self, khz: u32) -> Result<(), Error> {
         let say = || format!("set the guest's TSC to {khz} kHz");
         self.call(&wire::SetTsc { khz }, &[]).map(drop).map_err(|error| error.about(say))
