@@ -12,9 +12,12 @@ mod mark;
 #[path = "../hostile/around.rs"]
 mod around;
 mod calls;
+mod completions;
 mod host;
+mod ring;
+mod sweep;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[calls::CASES, host::CASES])
+    common::suite::main(&[calls::CASES, completions::CASES, host::CASES])
 }
