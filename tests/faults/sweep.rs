@@ -13,8 +13,10 @@ use crate::mark;
 use crate::trace::{self, Fault, Held, How, Run, What, Who};
 
 /// Statuses that README.md documents: a good end, the plugin killed or not to be executed, a system call, the host, a guest
-/// whose plugin was refused its registers, SIGTERM that the plugin did not survive well; and those of the plugin half.
-const STATUSES: [i32; 8] = [0, 1, 70, 71, 74, 143, REFUSED, LOST];
+/// whose plugin was refused its registers; and those of the plugin half.
+const STATUSES: [i32; 7] = [0, 1, 70, 71, 74, REFUSED, LOST];
+/// The same for a run that SIGTERM ends and whose completions fail, which is never the plugin's doing.
+const STATUSES_OF_COMPLETIONS: [i32; 3] = [0, 70, 143];
 /// The plugin was refused a request, and left.
 pub const REFUSED: i32 = 42;
 /// The plugin lost its VMM.
@@ -61,11 +63,13 @@ fn once(case: &Case, fault: Fault, beside: Beside) -> Seen {
 }
 
 /// What is wrong with a run, if anything is.
-fn judge(seen: &Seen, usual: &Held) -> Result<i32, String> {
+fn judge(seen: &Seen, how: How, usual: &Held) -> Result<i32, String> {
     let Seen { run, stderr, left } = seen;
+    let completes = matches!(how, How::Completes(_));
+    let statuses: &[i32] = if completes { &STATUSES_OF_COMPLETIONS } else { &STATUSES };
     let status = match run.status.code() {
         _ if run.hung => return Err("it hung".into()),
-        Some(status) if STATUSES.contains(&status) => status,
+        Some(status) if statuses.contains(&status) => status,
         _ => return Err(format!("it ended with {}", run.status)),
     };
     let sentences: Vec<&str> = stderr
@@ -78,6 +82,9 @@ fn judge(seen: &Seen, usual: &Held) -> Result<i32, String> {
     }
     if status == 0 && !sentences.is_empty() || status != 0 && sentences.len() != 1 {
         return Err(format!("{} sentences with status {status}", sentences.len()));
+    }
+    if completes && stderr.contains("was killed") {
+        return Err("the plugin was killed".into());
     }
     if !left.is_empty() {
         return Err(format!("processes {left:?} are left"));
@@ -102,7 +109,7 @@ pub fn sweep_beside(case: &Case, who: Who, how: How, least: usize, beside: Besid
     let before = mounts();
     let usual = once(case, Fault { who, how, number: usize::MAX }, beside);
     let mut wrong = Vec::new();
-    if let Err(what) = judge(&usual, &usual.run.held) {
+    if let Err(what) = judge(&usual, how, &usual.run.held) {
         return Err(format!("without a fault: {what}; it said {}", usual.stderr).into());
     }
     let (mut number, mut statuses) = (0, BTreeMap::<i32, usize>::new());
@@ -110,7 +117,7 @@ pub fn sweep_beside(case: &Case, who: Who, how: How, least: usize, beside: Besid
         let seen = once(case, Fault { who, how, number }, beside);
         let Some((what, errno)) = seen.run.failed else { break };
         let failed = format!("{number}, {} -> {errno:?}", name(what));
-        match judge(&seen, &usual.run.held) {
+        match judge(&seen, how, &usual.run.held) {
             Ok(status) if how != How::Fails && errno == Errno::EINTR && status != 0 => {
                 wrong.push(describe(&failed, "what was only interrupted ended it", &seen.stderr));
             }
