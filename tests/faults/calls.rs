@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     case!(main_thread).around(|case| sweep(case, Who::Main, How::Fails, 250)).only(CAGES),
     case!(other_threads).around(|case| sweep(case, Who::Thread, How::Fails, 25)).only(CAGES),
     case!(child).around(|case| sweep(case, Who::Child, How::Fails, 50)).only(CAGES),
+    case!(main_thread_without_memory).around(|case| sweep(case, Who::Main, How::LacksMemory, 8)).only(CAGES),
+    case!(other_threads_without_memory).around(|case| sweep(case, Who::Thread, How::LacksMemory, 4)).only(CAGES),
     case!(main_thread_interrupted).around(|case| sweep(case, Who::Main, How::IsInterrupted, 50)).only(CAGES),
     case!(other_threads_interrupted).around(|case| sweep(case, Who::Thread, How::IsInterrupted, 10)).only(CAGES),
 ];
@@ -43,6 +45,14 @@ fn main_thread() -> Tested {
 }
 
 fn other_threads() -> Tested {
+    everything(false)
+}
+
+fn main_thread_without_memory() -> Tested {
+    everything(false)
+}
+
+fn other_threads_without_memory() -> Tested {
     everything(false)
 }
 

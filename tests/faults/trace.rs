@@ -48,6 +48,8 @@ pub enum How {
     Fails,
     /// By `EINTR`, which is no failure. Calls count that can wait.
     IsInterrupted,
+    /// By a lack of memory or of address space. Calls count that the C and Rust libraries make for memory of their own.
+    LacksMemory,
     /// A call succeeds that submits operations to an io_uring, and one of them completes with an error: that of this number
     /// in the list of its kind. The operations count, not the calls.
     Completes(usize),
@@ -157,7 +159,7 @@ enum Behind {
     /// It did not happen: its result becomes the error, its number and first argument what they were.
     Fail { rdi: u64, rax: u64, errno: Errno },
     /// It got arguments of ours: they become what they were.
-    Restore { rdx: u64, r10: u64 },
+    Restore { rdi: u64, rdx: u64, r10: u64 },
 }
 
 /// Follows a child of [`spawn`], by number, to its end.
@@ -254,6 +256,7 @@ impl Tracer {
         match self.fault.how {
             How::Fails => can_fail(regs),
             How::IsInterrupted => can_wait(regs),
+            How::LacksMemory => is_for_memory(regs),
             How::Completes(_) => false,
         }
     }
@@ -284,17 +287,29 @@ impl Tracer {
                 behind = self.submits(pid, &mut regs, which);
             } else if self.counts(&regs) {
                 if self.count == self.fault.number {
-                    let errno = if self.fault.how == How::Fails { error_of(number) } else { Errno::EINTR };
-                    self.run.failed = Some((What::Call(number), errno));
-                    behind = Some(Behind::Fail { rdi: regs.rdi, rax: number, errno });
-                    regs.orig_rax = libc::SYS_write as u64;
-                    regs.rdi = u64::MAX;
-                    set_registers(pid, &regs);
+                    behind = Some(self.fail(pid, &mut regs));
                 }
                 self.count += 1;
             }
         }
         self.inside.insert(pid, behind);
+    }
+
+    /// Replaces a call.
+    fn fail(&mut self, pid: i32, regs: &mut libc::user_regs_struct) -> Behind {
+        let (number, rdi) = (regs.orig_rax, regs.rdi);
+        let errno = if self.fault.how == How::IsInterrupted { Errno::EINTR } else { error_of(number) };
+        self.run.failed = Some((What::Call(number), errno));
+        if number as i64 == libc::SYS_brk {
+            // It fails by returning the end that there was, as it does when that is asked for.
+            regs.rdi = 0;
+            set_registers(pid, regs);
+            return Behind::Restore { rdi, rdx: regs.rdx, r10: regs.r10 };
+        }
+        regs.orig_rax = libc::SYS_write as u64;
+        regs.rdi = u64::MAX;
+        set_registers(pid, regs);
+        Behind::Fail { rdi, rax: number, errno }
     }
 
     fn behind(&mut self, pid: i32, regs: &mut libc::user_regs_struct, behind: Option<Behind>) {
@@ -306,8 +321,8 @@ impl Tracer {
                 regs.orig_rax = rax;
                 set_registers(pid, regs);
             }
-            Some(Behind::Restore { rdx, r10 }) => {
-                (regs.rdx, regs.r10) = (rdx, r10);
+            Some(Behind::Restore { rdi, rdx, r10 }) => {
+                (regs.rdi, regs.rdx, regs.r10) = (rdi, rdx, r10);
                 set_registers(pid, regs);
             }
             None if regs.orig_rax == libc::SYS_io_uring_setup as u64 && pid == self.leader && regs.rax as i64 >= 0 => {
@@ -322,7 +337,7 @@ impl Tracer {
         match regs.orig_rax as i64 {
             // What does nothing and fails is none of what the VMM lets its ring do.
             libc::SYS_io_uring_register if regs.rsi == ring::REGISTER_RESTRICTIONS => {
-                let usual = Behind::Restore { rdx: regs.rdx, r10: regs.r10 };
+                let usual = Behind::Restore { rdi: regs.rdi, rdx: regs.rdx, r10: regs.r10 };
                 let copy = ring::allow_nop(pid, regs.rsp, regs.rdx, regs.r10);
                 (regs.rdx, regs.r10) = copy.expect("a list of what the ring may do");
                 set_registers(pid, regs);
@@ -383,6 +398,18 @@ fn can_fail(regs: &libc::user_regs_struct) -> bool {
         // A wait may be interrupted; nothing else of it fails.
         libc::SYS_futex => futex == libc::FUTEX_WAIT || futex == libc::FUTEX_WAIT_BITSET,
         number => !NEVER.contains(&number),
+    }
+}
+
+/// Whether a call gets memory for the C and Rust libraries: for what they allocate, and for threads. Left out is the stack
+/// for signal handlers that the Rust library gives each thread when that begins, and panics without: a map that is shorter
+/// than any that the C library makes, and its guard page.
+fn is_for_memory(regs: &libc::user_regs_struct) -> bool {
+    const SHORTEST: u64 = 128 << 10;
+    match regs.orig_rax as i64 {
+        libc::SYS_mmap => regs.r10 & libc::MAP_ANONYMOUS as u64 != 0 && regs.rsi >= SHORTEST,
+        libc::SYS_mprotect => regs.rdx != libc::PROT_NONE as u64,
+        number => [libc::SYS_brk, libc::SYS_mremap].contains(&number),
     }
 }
 
