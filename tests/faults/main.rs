@@ -13,11 +13,13 @@ mod mark;
 mod around;
 mod calls;
 mod completions;
+mod group;
 mod host;
+mod memory;
 mod ring;
 mod sweep;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[calls::CASES, completions::CASES, host::CASES])
+    common::suite::main(&[calls::CASES, completions::CASES, host::CASES, memory::CASES])
 }
