@@ -12,6 +12,7 @@ mod mark;
 #[path = "../hostile/around.rs"]
 mod around;
 mod calls;
+mod clock;
 mod completions;
 mod group;
 mod host;
@@ -21,5 +22,5 @@ mod sweep;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[calls::CASES, completions::CASES, host::CASES, memory::CASES])
+    common::suite::main(&[calls::CASES, completions::CASES, host::CASES, memory::CASES, clock::CASES])
 }
