@@ -4,10 +4,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs};
 use memmap2::{MmapMut, MmapRaw};
+use outboard::jail::own::OwnFilters;
 use outboard::kvm::{Exit, System, Vcpu};
+use outboard::sys::seccomp::{self, Scope};
 use outboard_wire::clock;
 
 use crate::common::echo::Echo;
@@ -20,19 +23,20 @@ pub struct Bare {
     vcpu: Vcpu,
     chunk: usize,
     cpus: Vec<usize>,
-    echo: Option<Box<dyn Echo>>,
+    echo: Option<Box<dyn Echo + Send>>,
     registers: bool,
+    filters: Option<OwnFilters>,
 }
 
 impl Bare {
     /// A guest of its own, run on these CPUs.
     pub fn new(access: guest::Access, chunk: u16, cpus: &[usize]) -> Bare {
         let vcpu = vcpu(&guest::code(access, chunk));
-        Bare { vcpu, chunk: chunk.into(), cpus: cpus.to_vec(), echo: None, registers: false }
+        Bare { vcpu, chunk: chunk.into(), cpus: cpus.to_vec(), echo: None, registers: false, filters: None }
     }
 
     /// Each exit waits for an answer from elsewhere.
-    pub fn with_echo(self, echo: Box<dyn Echo>) -> Bare {
+    pub fn with_echo(self, echo: Box<dyn Echo + Send>) -> Bare {
         Bare { echo: Some(echo), ..self }
     }
 
@@ -40,6 +44,27 @@ impl Bare {
     pub fn with_registers(mut self) -> Bare {
         self.vcpu.page_mut().set_valid_regs(KVM_SYNC_X86_REGS.into());
         Bare { registers: true, ..self }
+    }
+
+    /// The kernel looks at each `KVM_RUN` with the filters of a VMM's vCPU thread.
+    pub fn with_filters(self) -> Bare {
+        Bare { filters: Some(OwnFilters::new()), ..self }
+    }
+
+    /// Runs on a thread of its own, because no thread gets rid of its filters.
+    fn run_filtered(&mut self, filters: &OwnFilters) -> Vec<u64> {
+        let confine = |vcpu: &Vcpu| {
+            seccomp::set_no_new_privs()?;
+            filters.confine_main()?;
+            seccomp::load(&filters.vcpu(), Scope::Thread, false)?;
+            // A table of descriptors that nobody shares, as the thread of the floor has it.
+            vcpu.keep_only(&[])
+        };
+        let run = || {
+            confine(&self.vcpu).expect("filters of our own");
+            self.run()
+        };
+        thread::scope(|scope| scope.spawn(run).join()).expect("a thread that runs the guest")
     }
 
     fn run(&mut self) -> Vec<u64> {
@@ -68,7 +93,10 @@ impl Subject for Bare {
     fn chunk(&mut self) -> Vec<u64> {
         let before = pin::allowed();
         pin::pin(&self.cpus);
-        let left = self.run();
+        let left = match self.filters.clone() {
+            Some(filters) => self.run_filtered(&filters),
+            None => self.run(),
+        };
         pin::pin(&before);
         left
     }

@@ -59,11 +59,12 @@ fn bench(args: &Args) {
     }
 }
 
-/// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page.
+/// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page, and with the
+/// filters of the VMM on its way.
 fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     let amount = Amount::new(args);
     let bare = || Bare::new(Access::port(true, 1), amount.chunk, &place.vmm);
-    let echo = |echo: Box<dyn Echo>| bare().with_echo(echo);
+    let echo = |echo: Box<dyn Echo + Send>| bare().with_echo(echo);
     let mut reference = |name: &str, make: &dyn Fn() -> Bare| {
         if args.wants(&table.full_name(name)) {
             let measured = measure(&mut make(), None, &mut bare(), place, amount);
@@ -73,6 +74,7 @@ fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     reference("two pipes", &|| echo(Box::new(Pipes::new(&place.plugin))));
     reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
     reference("bare, registers in the run page", &|| bare().with_registers());
+    reference("bare, under the VMM's filters", &|| bare().with_filters());
 }
 
 /// A row that the plugin serves.

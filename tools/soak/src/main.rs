@@ -140,6 +140,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs the whole of it; true if all was flat.
 fn soak(args: &Args) -> Result<bool, String> {
+    let before = sample::mounts();
     let mut machine = Machine::start(args)?;
     let outside = Outside::new(&args.outboard, &machine.name);
     let looked = thread::scope(|scope| {
@@ -154,6 +155,10 @@ fn soak(args: &Args) -> Result<bool, String> {
     let counts = machine.stop(args)?;
     println!("{} minutes; the plugin's {counts}", args.minutes);
     println!("from outside: {}", outside.counts());
+    // Whoever else works on this host mounts, too; then the name says that it was not one of these VMs.
+    for mount in sample::mounts().iter().filter(|mount| !before.contains(mount)) {
+        println!("mounted meanwhile: {mount}");
+    }
     Ok(table::print(&series))
 }
 
@@ -185,7 +190,7 @@ fn look(args: &Args, machine: &mut Machine, outside: &Outside) -> Result<Vec<Ser
         }
         let both = Sample::of(machine.child.id()).zip(Sample::of(machine.plugin));
         let Some((vmm, plugin)) = both else { return Err("the VM ended".into()) };
-        let row = [vmm.values(), plugin.values()].concat().into_iter().chain([sample::mounts()]);
+        let row = [vmm.values(), plugin.values()].concat().into_iter().chain([sample::mounts().len() as u64]);
         for (series, value) in all.iter_mut().zip(row) {
             series.values.push(value);
         }

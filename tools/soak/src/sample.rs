@@ -35,8 +35,9 @@ impl Sample {
 }
 
 /// Mounts that this process sees.
-pub fn mounts() -> u64 {
-    fs::read_to_string("/proc/self/mounts").map_or(0, |text| text.lines().count() as u64)
+pub fn mounts() -> Vec<String> {
+    fs::read_to_string("/proc/self/mounts")
+        .map_or_else(|_| Vec::new(), |text| text.lines().map(str::to_owned).collect())
 }
 
 /// One measure over the whole run.
