@@ -84,6 +84,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "benches/common/pin.rs",
     "tests/common/guest.rs",
     "tests/cli/host.rs",
+    "tests/faults/ring.rs",
     "tests/faults/trace.rs",
     "tests/hostile/sys.rs",
     "tests/jail/sys.rs",

@@ -54,11 +54,11 @@ impl Bare {
     /// Runs on a thread of its own, because no thread gets rid of its filters.
     fn run_filtered(&mut self, filters: &OwnFilters) -> Vec<u64> {
         let confine = |vcpu: &Vcpu| {
+            // A table of descriptors that nobody shares, as the thread of the floor has it.
+            vcpu.keep_only(&[])?;
             seccomp::set_no_new_privs()?;
             filters.confine_main()?;
-            seccomp::load(&filters.vcpu(), Scope::Thread, false)?;
-            // A table of descriptors that nobody shares, as the thread of the floor has it.
-            vcpu.keep_only(&[])
+            seccomp::load(&filters.vcpu(), Scope::Thread, false)
         };
         let run = || {
             confine(&self.vcpu).expect("filters of our own");

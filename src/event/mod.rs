@@ -74,6 +74,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Which operation ended without having done what it is for, and why. [`Event::Cancelled`] is `ECANCELED`.
+    pub fn failure(&self) -> Option<(Operation, Errno)> {
+        match self {
+            Event::Failed { operation, errno } => Some((*operation, *errno)),
+            Event::Cancelled(operation) => Some((*operation, Errno(libc::ECANCELED))),
+            _ => None,
+        }
+    }
+}
+
 /// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

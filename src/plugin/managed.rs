@@ -9,19 +9,12 @@ use super::lifecycle::Input;
 use super::manage::Request;
 use super::recorder::TraceFile;
 use super::setup::StartError;
-use super::supervisor::{Supervisor, source, token};
-use crate::event::{Event, Token};
+use super::supervisor::{Supervisor, source};
+use crate::event::{Event, Operation, Token};
+use crate::sys::Errno;
 use outboard_wire::stats::state;
 
 impl Supervisor {
-    /// Begins to wait for clients.
-    pub(super) fn listen(&mut self) -> Result<(), StartError> {
-        for (number, fd) in self.manage.listeners().enumerate() {
-            self.events.poll_readable(fd, token(source::LISTENERS + number as u32)).map_err(StartError::Events)?;
-        }
-        Ok(())
-    }
-
     /// Something happened to a listener or a client.
     pub(super) fn managed(&mut self, token: Token, event: Event) -> Result<(), StartError> {
         match token.source.checked_sub(source::CLIENTS) {
@@ -35,10 +28,7 @@ impl Supervisor {
         for (fd, client) in self.manage.accept(listener, source::CLIENTS) {
             self.events.recv(&fd, client).map_err(StartError::Events)?;
         }
-        match self.manage.listeners().nth(listener) {
-            Some(fd) => self.events.poll_readable(fd, token).map_err(StartError::Events),
-            None => Ok(()),
-        }
+        self.watch(token.source)
     }
 
     fn client(&mut self, place: usize, token: Token, event: Event) -> Result<(), StartError> {
@@ -49,7 +39,7 @@ impl Supervisor {
                 self.events.recycle(message);
                 goes_on
             }
-            Event::Sent => true,
+            Event::Sent | Event::Failed { operation: Operation::Recv, errno: Errno::EINTR } => true,
             _ => false,
         };
         let fd = if goes_on { self.manage.fd(place, token) } else { None };

@@ -10,6 +10,7 @@ pub mod process;
 pub mod requests;
 mod supervisor;
 
+mod failed;
 mod manage;
 mod managed;
 mod memory_trace;

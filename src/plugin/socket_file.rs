@@ -125,7 +125,8 @@ mod tests {
         let meta = fs::metadata(&path).unwrap();
         assert!(meta.file_type().is_socket() && meta.mode() & 0o777 == 0o600);
         assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
-        drop(listener);
+        // Closing it would not do: a process that another test has just cloned may have it as well.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         assert!(bind(&path).is_ok(), "nobody listens there");
         fs::remove_file(&path).unwrap();
         fs::write(&path, b"mine").unwrap();

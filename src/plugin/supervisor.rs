@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 
 pub use super::affinity::Affinity;
 use super::connections::Connections;
+use super::failed::{Failure, Timers};
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
 use super::manage::Manage;
 use super::process::PluginProcess;
@@ -18,7 +19,7 @@ use super::requests::{Host, Reply};
 use super::setup::{self, StartError};
 use super::socket_file::SocketFile;
 use super::start::{self, Drill};
-use crate::event::{Completion, Event, EventLoop, Limits, Message, Operation, Token};
+use crate::event::{Completion, Event, EventLoop, Limits, Message, Token};
 use crate::jail::filter;
 use crate::jail::plan::Plan;
 use crate::jail::vmm::{self, VmmCage};
@@ -134,6 +135,7 @@ pub(super) struct Supervisor {
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
     connections: Connections,
+    pub(super) timers: Timers,
     pub(super) manage: Manage,
     /// The client whose trace is being recorded.
     pub(super) trace_owner: Option<Token>,
@@ -187,6 +189,7 @@ pub fn run(settings: &Settings) -> Result<Report, StartError> {
         listener_fd: None,
         signals,
         connections: Connections::default(),
+        timers: Timers::default(),
         manage,
         trace_owner: None,
         host,
@@ -216,17 +219,11 @@ impl Supervisor {
     fn serve(&mut self, control: OwnedFd) -> Result<Outcome, StartError> {
         let connection = self.connections.add(control, false).map_err(StartError::call("the first connection"))?;
         self.events.recv(&connection.socket, connection.token).map_err(StartError::Events)?;
-        for (fd, source) in
-            [(&self.signals_fd, source::SIGNALS), (&self.process_fd, source::PROCESS), (&self.vcpus_fd, source::VCPUS)]
-        {
-            self.events.poll_readable(fd, token(source)).map_err(StartError::Events)?;
-        }
-        self.listen()?;
         if let Some(listener) = self.process.listener() {
             self.listener_fd = Some(duplicate(listener.as_fd())?);
         }
-        if let Some(fd) = &self.listener_fd {
-            self.events.poll_readable(fd, token(source::LISTENER)).map_err(StartError::Events)?;
+        for source in source::SIGNALS..source::CLIENTS {
+            self.watch(source)?;
         }
         let mut completions = Vec::new();
         loop {
@@ -240,13 +237,31 @@ impl Supervisor {
         }
     }
 
+    /// Waits for what is to be heard of a source by its descriptor. There are sources without one.
+    pub(super) fn watch(&mut self, source: u32) -> Result<(), StartError> {
+        let fd = match source {
+            source::SIGNALS => Some(&self.signals_fd),
+            source::PROCESS => Some(&self.process_fd),
+            source::VCPUS => Some(&self.vcpus_fd),
+            source::LISTENER => self.listener_fd.as_ref(),
+            source::LISTENERS.. => self.manage.listeners().nth((source - source::LISTENERS) as usize),
+            _ => None,
+        };
+        fd.map_or(Ok(()), |fd| self.events.poll_readable(fd, token(source)).map_err(StartError::Events))
+    }
+
     fn handle(&mut self, Completion { token, event }: Completion) -> Result<(), StartError> {
+        if let Some((operation, errno)) = event.failure()
+            && let Some(failure) = Failure::of(token.source, operation, errno)
+        {
+            return self.failed(token, failure);
+        }
         match token.source {
             source::SIGNALS => {
                 while let Ok(Some(signal)) = self.signals.read() {
                     self.step(Input::Signal(signal.signum))?;
                 }
-                self.events.poll_readable(&self.signals_fd, token).map_err(StartError::Events)
+                self.watch(token.source)
             }
             source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
                 Some(status) => {
@@ -254,20 +269,18 @@ impl Supervisor {
                     // ended with comes first.
                     self.stop_vcpus()?;
                     self.ended = Some(status);
-                    self.events.timer(LAST_WORDS, self::token(source::LAST_WORDS)).map_err(StartError::Events)?;
+                    self.arm(source::LAST_WORDS, LAST_WORDS)?;
                     self.no_more_words(self.connections.is_empty())
                 }
-                None => self.events.poll_readable(&self.process_fd, token).map_err(StartError::Events),
+                None => self.watch(token.source),
             },
             source::VCPUS => {
                 let ended = self.host.vcpus.take_ended();
                 self.vcpus_ended(ended)?;
-                self.events.poll_readable(&self.vcpus_fd, token).map_err(StartError::Events)
+                self.watch(token.source)
             }
-            source::DEADLINE => self.step(Input::DeadlinePassed),
-            source::GRACE => self.grace_passed(),
+            source::DEADLINE | source::GRACE | source::LAST_WORDS => self.timed(token.source),
             source::LISTENER => self.call_refused(),
-            source::LAST_WORDS => self.no_more_words(true),
             source::LISTENERS.. => self.managed(token, event),
             _ => self.connection(token, event),
         }
@@ -313,10 +326,7 @@ impl Supervisor {
                     self.host.shutdown.signal().map_err(StartError::call("signalling the shutdown event"))?;
                 }
                 Action::StopVcpus => self.stop_vcpus()?,
-                Action::ArmDeadline => {
-                    let second = Duration::from_millis(SHUTDOWN_DEADLINE_MS);
-                    self.events.timer(second, token(source::DEADLINE)).map_err(StartError::Events)?;
-                }
+                Action::ArmDeadline => self.arm(source::DEADLINE, Duration::from_millis(SHUTDOWN_DEADLINE_MS))?,
                 Action::Kill => self.process.kill().map_err(StartError::call("killing the plugin"))?,
                 Action::Finish => {}
             }
@@ -333,28 +343,23 @@ impl Supervisor {
                 turn
             }
             Event::Sent => self.replied(token),
-            // The plugin does not listen any more, which does not mean that it has said nothing. ECONNRESET comes once, ahead
-            // of what it said, if it left something unread.
-            Event::Failed { operation: Operation::Send, .. } | Event::Failed { errno: Errno(libc::ECONNRESET), .. } => {
-                self.replied(token)
-            }
-            Event::Closed | Event::Failed { .. } => self.disconnected(token),
+            Event::Closed => self.disconnected(token),
             _ => Ok(()),
         }
     }
 
-    fn disconnected(&mut self, token: Token) -> Result<(), StartError> {
+    pub(super) fn disconnected(&mut self, token: Token) -> Result<(), StartError> {
         self.connections.remove(token);
         let alive = matches!(self.lifecycle.state(), State::Starting | State::Running);
         if self.connections.is_empty() && alive {
-            self.events.timer(GRACE, self::token(source::GRACE)).map_err(StartError::Events)?;
+            self.arm(source::GRACE, GRACE)?;
         }
         self.no_more_words(self.connections.is_empty())
     }
 
     /// Concludes a run whose plugin has ended, once all is read that it sent: a plugin that breaks the protocol and exits in
     /// the same moment broke the protocol.
-    fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
+    pub(super) fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
         match self.ended {
             Some(status) if all_read => self.step(Input::ProcessEnded(status)),
             _ => Ok(()),
@@ -362,7 +367,7 @@ impl Supervisor {
     }
 
     /// The last connection has been closed for a while, and the plugin still lives.
-    fn grace_passed(&mut self) -> Result<(), StartError> {
+    pub(super) fn grace_passed(&mut self) -> Result<(), StartError> {
         if self.host.vcpus.started() {
             log::info!("the plugin closed its last connection; the VM goes on");
             return Ok(());
@@ -475,7 +480,7 @@ impl Supervisor {
     }
 
     /// A reply with descriptors is on its way, or cannot be given: waits for the next request of its connection.
-    fn replied(&mut self, token: Token) -> Result<(), StartError> {
+    pub(super) fn replied(&mut self, token: Token) -> Result<(), StartError> {
         let Some(connection) = self.connections.get(token) else { return Ok(()) };
         let socket = Arc::clone(&connection.socket);
         self.events.recv(&socket, token).map_err(StartError::Events)

@@ -1,6 +1,7 @@
 //! Cases, and the two lives of a test executable: `<exe> plugin <case>` is the plugin half of a case, anything else runs
 //! the tests.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ pub struct Case {
     options: &'static [&'static str],
     check: fn(&Case) -> Tested,
     cages: &'static [Cage],
+    lack: fn() -> Option<String>,
     /// The one that this run of the test has.
     pub cage: Cage,
 }
@@ -41,7 +43,7 @@ impl Case {
     /// A case that passes when the program ends with status 0 around this plugin half. See [`case!`].
     pub const fn new(name: &'static str, plugin: fn() -> Tested) -> Case {
         let cages = &[Cage::Caged, Cage::Uncaged, Cage::CagedByUser];
-        Case { name, plugin, options: &[], check: ends_well, cages, cage: Cage::Caged }
+        Case { name, plugin, options: &[], check: ends_well, cages, lack: || None, cage: Cage::Caged }
     }
 
     /// The same in some cages only.
@@ -57,6 +59,12 @@ impl Case {
     /// The same with another half around the plugin: it starts the program itself, by [`Case::program`].
     pub const fn around(self, check: fn(&Case) -> Tested) -> Case {
         Case { check, ..self }
+    }
+
+    /// The same, skipped aloud where this says what the machine lacks for it.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    pub const fn unless(self, lack: fn() -> Option<String>) -> Case {
+        Case { lack, ..self }
     }
 
     /// The program with the plugin half of this case as its plugin.
@@ -116,16 +124,31 @@ fn run_tests(cases: Vec<Case>) -> ExitCode {
             .map(|cage| Case { cage: *cage, ..case })
             .collect::<Vec<_>>()
     };
-    let trials = cases.iter().flat_map(caged).map(|case| {
+    let lacks: Vec<Option<String>> = cases.iter().map(|case| (case.lack)()).collect();
+    say_what_is_skipped(&cases, &lacks, &chosen);
+    let halves = cases.iter().zip(&lacks).flat_map(|(case, own)| caged(case).into_iter().map(move |case| (case, own)));
+    let trials = halves.map(|(case, own)| {
         let lack = lack.clone();
         let body = move || match lack {
             Some(lack) => Err(Failed::from(format!("no guest can run here: {lack}"))),
             None => (case.check)(&case).map_err(|error| Failed::from(error.to_string())),
         };
         let name = case.name.split_once("::").map_or(case.name, |(_, name)| name);
-        Trial::test(format!("{name}::{}", case.cage.name()), body).with_ignored_flag(skip)
+        Trial::test(format!("{name}::{}", case.cage.name()), body).with_ignored_flag(skip || own.is_some())
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Says once for each lack how many tests are skipped because of it.
+fn say_what_is_skipped(cases: &[Case], lacks: &[Option<String>], chosen: &[Cage]) {
+    let mut skipped = BTreeMap::<&str, usize>::new();
+    for (case, lack) in cases.iter().zip(lacks) {
+        let Some(lack) = lack else { continue };
+        *skipped.entry(lack).or_default() += chosen.iter().filter(|cage| case.cages.contains(cage)).count();
+    }
+    for (lack, number) in skipped {
+        eprintln!("{number} tests are skipped: {lack}");
+    }
 }
 
 /// Why no guest can run here.

@@ -284,7 +284,7 @@ fn no_wait_is_by_the_wall_clock(case: &Case) -> Tested {
     let mark = marked(command);
     #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
     let child = trace::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-    let run = trace::follow(&child, Fault { who: Who::Main, how: How::Fails, number: usize::MAX });
+    let run = trace::follow(child.id(), Fault { who: Who::Main, how: How::Fails, number: usize::MAX });
     assert_eq!(run.status.code(), Some(0));
     assert_eq!(mark::carriers(&mark), [] as [i32; 0]);
     assert!(run.calls > 1000, "only {} calls were seen", run.calls);

@@ -12,9 +12,15 @@ mod mark;
 #[path = "../hostile/around.rs"]
 mod around;
 mod calls;
+mod clock;
+mod completions;
+mod group;
 mod host;
+mod memory;
+mod ring;
+mod sweep;
 mod trace;
 
 fn main() -> std::process::ExitCode {
-    common::suite::main(&[calls::CASES, host::CASES])
+    common::suite::main(&[calls::CASES, completions::CASES, host::CASES, memory::CASES, clock::CASES])
 }

@@ -1,4 +1,4 @@
-//! Runs a program as a tracer (`ptrace(2)`) and lets one system call of it fail.
+//! Runs a program as a tracer (`ptrace(2)`) and lets one system call of it fail, or one operation of its io_uring.
 //!
 //! The program is the very one that is shipped: nothing in it knows of this. The call is replaced by a `write` to no
 //! descriptor, which every seccomp filter of the VMM allows and which does nothing, and what that returns is replaced by
@@ -14,7 +14,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use io_uring::opcode;
 use outboard::sys::Errno;
+
+use crate::ring::{self, Ring};
 
 /// How long a run may take.
 const WATCHDOG: Duration = Duration::from_secs(15);
@@ -30,7 +33,7 @@ pub enum Who {
     Child,
 }
 
-/// The system call that shall fail: the `number`-th of those that count, from 0.
+/// What shall fail: the `number`-th of those calls or operations that count, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub who: Who,
@@ -38,13 +41,27 @@ pub struct Fault {
     pub how: How,
 }
 
-/// How a call fails.
+/// How something fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// By an error that it can have, such as a lack of memory or of descriptors. Every call counts that can fail.
     Fails,
     /// By `EINTR`, which is no failure. Calls count that can wait.
     IsInterrupted,
+    /// By a lack of memory or of address space. Calls count that the C and Rust libraries make for memory of their own.
+    LacksMemory,
+    /// A call succeeds that submits operations to an io_uring, and one of them completes with an error: that of this number
+    /// in the list of its kind. The operations count, not the calls.
+    Completes(usize),
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A system call, by number.
+    Call(u64),
+    /// An operation of an io_uring, by its code.
+    Operation(u8),
 }
 
 /// What the VMM held at its last call.
@@ -61,8 +78,8 @@ pub struct Held {
 pub struct Run {
     /// How the VMM ended.
     pub status: ExitStatus,
-    /// Number and error of the call that failed; `None` if there were not as many calls.
-    pub failed: Option<(u64, Errno)>,
+    /// What failed, and its error; `None` if there were not as many.
+    pub failed: Option<(What, Errno)>,
     /// What was held when the VMM left.
     pub held: Held,
     /// How many calls the VMM made.
@@ -130,20 +147,24 @@ struct Tracer {
     count: usize,
     begun: bool,
     who: HashMap<i32, Who>,
-    /// Threads within a call: whether its result is to be replaced, and with what registers as arguments.
-    inside: HashMap<i32, Option<Replaced>>,
+    /// Threads within a call, and what is to be done behind it.
+    inside: HashMap<i32, Option<Behind>>,
+    /// The VMM's io_uring.
+    ring: Option<Ring>,
     run: Run,
 }
 
-struct Replaced {
-    rdi: u64,
-    rax: u64,
-    errno: Errno,
+/// What is to be done behind a call.
+enum Behind {
+    /// It did not happen: its result becomes the error, its number and first argument what they were.
+    Fail { rdi: u64, rax: u64, errno: Errno },
+    /// It got arguments of ours: they become what they were.
+    Restore { rdi: u64, rdx: u64, r10: u64 },
 }
 
-/// Follows a child of [`spawn`] to its end.
-pub fn follow(child: &Child, fault: Fault) -> Run {
-    let leader = child.id() as i32;
+/// Follows a child of [`spawn`], by number, to its end.
+pub fn follow(child: u32, fault: Fault) -> Run {
+    let leader = child as i32;
     let (done, bites) = mpsc::channel::<()>();
     let watchdog = thread::spawn(move || {
         let bitten = bites.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout);
@@ -170,7 +191,7 @@ impl Tracer {
             hung: false,
         };
         let who = HashMap::from([(leader, Who::Main)]);
-        Tracer { leader, fault, count: 0, begun: false, who, inside: HashMap::new(), run }
+        Tracer { leader, fault, count: 0, begun: false, who, inside: HashMap::new(), ring: None, run }
     }
 
     fn follow(mut self) -> Run {
@@ -235,20 +256,16 @@ impl Tracer {
         match self.fault.how {
             How::Fails => can_fail(regs),
             How::IsInterrupted => can_wait(regs),
+            How::LacksMemory => is_for_memory(regs),
+            How::Completes(_) => false,
         }
     }
 
     /// Before or behind a system call.
     fn call(&mut self, pid: i32) {
         let Some(mut regs) = registers(pid) else { return };
-        if let Some(replaced) = self.inside.remove(&pid) {
-            if let Some(Replaced { rdi, rax, errno }) = replaced {
-                regs.rdi = rdi;
-                regs.rax = i64::from(-errno.0) as u64;
-                // What a restart by the kernel would begin again.
-                regs.orig_rax = rax;
-                set_registers(pid, &regs);
-            }
+        if let Some(behind) = self.inside.remove(&pid) {
+            self.behind(pid, &mut regs, behind);
             return;
         }
         let number = regs.orig_rax;
@@ -264,19 +281,78 @@ impl Tracer {
                 self.run.by_wall_clock.push(number);
             }
         }
-        let mut replaced = None;
-        if self.begun && self.who.get(&pid) == Some(&self.fault.who) && self.counts(&regs) {
-            if self.count == self.fault.number {
-                let errno = if self.fault.how == How::Fails { error_of(number) } else { Errno::EINTR };
-                self.run.failed = Some((number, errno));
-                replaced = Some(Replaced { rdi: regs.rdi, rax: number, errno });
-                regs.orig_rax = libc::SYS_write as u64;
-                regs.rdi = u64::MAX;
-                set_registers(pid, &regs);
+        let mut behind = None;
+        if self.begun && self.who.get(&pid) == Some(&self.fault.who) {
+            if let How::Completes(which) = self.fault.how {
+                behind = self.submits(pid, &mut regs, which);
+            } else if self.counts(&regs) {
+                if self.count == self.fault.number {
+                    behind = Some(self.fail(pid, &mut regs));
+                }
+                self.count += 1;
             }
-            self.count += 1;
         }
-        self.inside.insert(pid, replaced);
+        self.inside.insert(pid, behind);
+    }
+
+    /// Replaces a call.
+    fn fail(&mut self, pid: i32, regs: &mut libc::user_regs_struct) -> Behind {
+        let (number, rdi) = (regs.orig_rax, regs.rdi);
+        let errno = if self.fault.how == How::IsInterrupted { Errno::EINTR } else { error_of(number) };
+        self.run.failed = Some((What::Call(number), errno));
+        if number as i64 == libc::SYS_brk {
+            // It fails by returning the end that there was, as it does when that is asked for.
+            regs.rdi = 0;
+            set_registers(pid, regs);
+            return Behind::Restore { rdi, rdx: regs.rdx, r10: regs.r10 };
+        }
+        regs.orig_rax = libc::SYS_write as u64;
+        regs.rdi = u64::MAX;
+        set_registers(pid, regs);
+        Behind::Fail { rdi, rax: number, errno }
+    }
+
+    fn behind(&mut self, pid: i32, regs: &mut libc::user_regs_struct, behind: Option<Behind>) {
+        match behind {
+            Some(Behind::Fail { rdi, rax, errno }) => {
+                regs.rdi = rdi;
+                regs.rax = i64::from(-errno.0) as u64;
+                // What a restart by the kernel would begin again.
+                regs.orig_rax = rax;
+                set_registers(pid, regs);
+            }
+            Some(Behind::Restore { rdi, rdx, r10 }) => {
+                (regs.rdi, regs.rdx, regs.r10) = (rdi, rdx, r10);
+                set_registers(pid, regs);
+            }
+            None if regs.orig_rax == libc::SYS_io_uring_setup as u64 && pid == self.leader && regs.rax as i64 >= 0 => {
+                self.ring = Some(Ring::new(pid, regs.rsi).expect("what the ring is like"));
+            }
+            None => {}
+        }
+    }
+
+    /// Before a call of a process whose io_uring shall let an operation fail.
+    fn submits(&mut self, pid: i32, regs: &mut libc::user_regs_struct, which: usize) -> Option<Behind> {
+        match regs.orig_rax as i64 {
+            // What does nothing and fails is none of what the VMM lets its ring do.
+            libc::SYS_io_uring_register if regs.rsi == ring::REGISTER_RESTRICTIONS => {
+                let usual = Behind::Restore { rdi: regs.rdi, rdx: regs.rdx, r10: regs.r10 };
+                let copy = ring::allow_nop(pid, regs.rsp, regs.rdx, regs.r10);
+                (regs.rdx, regs.r10) = copy.expect("a list of what the ring may do");
+                set_registers(pid, regs);
+                Some(usual)
+            }
+            libc::SYS_io_uring_enter if self.run.failed.is_none() => {
+                let ring = self.ring.as_ref().expect("it was set up");
+                let error = |operation| completion_error(operation, which);
+                let failed = ring.fail(regs.rdi, regs.rsi, &mut self.count, self.fault.number, error);
+                let failed = failed.expect("the entries of the ring");
+                self.run.failed = failed.map(|(operation, errno)| (What::Operation(operation), errno));
+                None
+            }
+            _ => None,
+        }
     }
 }
 
@@ -322,6 +398,18 @@ fn can_fail(regs: &libc::user_regs_struct) -> bool {
         // A wait may be interrupted; nothing else of it fails.
         libc::SYS_futex => futex == libc::FUTEX_WAIT || futex == libc::FUTEX_WAIT_BITSET,
         number => !NEVER.contains(&number),
+    }
+}
+
+/// Whether a call gets memory for the C and Rust libraries: for what they allocate, and for threads. Left out is the stack
+/// for signal handlers that the Rust library gives each thread when that begins, and panics without: a map that is shorter
+/// than any that the C library makes, and its guard page.
+fn is_for_memory(regs: &libc::user_regs_struct) -> bool {
+    const SHORTEST: u64 = 128 << 10;
+    match regs.orig_rax as i64 {
+        libc::SYS_mmap => regs.r10 & libc::MAP_ANONYMOUS as u64 != 0 && regs.rsi >= SHORTEST,
+        libc::SYS_mprotect => regs.rdx != libc::PROT_NONE as u64,
+        number => [libc::SYS_brk, libc::SYS_mremap].contains(&number),
     }
 }
 
@@ -381,4 +469,17 @@ fn error_of(number: u64) -> Errno {
         libc::SYS_read | libc::SYS_write | libc::SYS_writev => Errno::EIO,
         _ => Errno::ENOMEM,
     }
+}
+
+/// An error that an operation of an io_uring can complete with, by its place in a list. None of them says of a peer what is
+/// not so, as `EPIPE` would.
+fn completion_error(operation: u8, which: usize) -> Option<Errno> {
+    let all: &[i32] = match operation {
+        opcode::RecvMsg::CODE => &[libc::ENOMEM, libc::ECANCELED, libc::ECONNRESET, libc::EINTR],
+        opcode::SendMsg::CODE => &[libc::ENOMEM, libc::ECANCELED, libc::ENOBUFS],
+        opcode::PollAdd::CODE | opcode::Timeout::CODE => &[libc::ENOMEM, libc::ECANCELED, libc::EINTR],
+        opcode::AsyncCancel::CODE => &[libc::ENOMEM, libc::ENOENT, libc::EALREADY],
+        _ => &[libc::EINVAL],
+    };
+    all.get(which).map(|errno| Errno(*errno))
 }

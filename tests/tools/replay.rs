@@ -1,8 +1,12 @@
 //! Replays of real runs: the same plugin answers the same, and what is changed is found where it was changed.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use outboard_plugin::{Event, Space};
 
 use super::stat::tool;
+use crate::common::cage::{Cage, by_user};
 use crate::common::guest::real_mode;
 use crate::common::machine::{begin, connect};
 use crate::common::program::{Done, Program};
@@ -13,6 +17,7 @@ pub const CASES: &[Case] = &[
     case!(recorded).around(what_cannot_be_replayed_is_refused),
     case!(boots).around(the_pc_replays_a_boot_of_its_firmware),
     case!(reads_memory).around(memory_is_restored_when_it_was_recorded),
+    case!(recorded_too).around(a_thread_that_cannot_be_had_is_a_sentence).only(&[Cage::CagedByUser]),
 ];
 
 /// Names what a replayed plugin does differently.
@@ -79,6 +84,39 @@ fn serve() -> Tested {
 
 fn counter() -> Tested {
     serve()
+}
+
+fn recorded_too() -> Tested {
+    serve()
+}
+
+/// More and more threads that a user may have, who has none to begin with: each that a replay needs is refused once.
+fn a_thread_that_cannot_be_had_is_a_sentence(_: &Case) -> Tested {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("trace");
+    let mut program = Program::outboard();
+    program.args(["run", "--trace"]).args([&file]).start().ended().expect(0);
+    // The user is another one.
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644))?;
+    let statuses = (1..=4).map(|threads| {
+        let mut command = by_user("prlimit".into());
+        command.arg(format!("--nproc={threads}")).args([env!("CARGO_BIN_EXE_outboard"), "replay"]).arg(&file);
+        let done = command.output().expect("prlimit starts");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{said}");
+        let status = done.status.code().expect("no signal ended it");
+        assert_eq!(
+            said.lines().filter(|line| line.starts_with("outboard: ")).count(),
+            usize::from(status != 0),
+            "{said}"
+        );
+        status
+    });
+    let statuses: Vec<i32> = statuses.collect();
+    // Other tests may have processes of this user too, so that it comes no further.
+    assert!(statuses[0] == 70 && statuses.iter().all(|status| [0, 1, 70].contains(status)), "{statuses:?}");
+    Ok(())
 }
 
 fn recorded() -> Tested {

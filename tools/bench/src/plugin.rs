@@ -32,7 +32,7 @@ fn serve_row(words: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         set.set(cpu.parse()?);
         rustix::thread::sched_setaffinity(None, &set)?;
     }
-    std::thread::spawn(end_with_the_bench);
+    std::thread::Builder::new().spawn(end_with_the_bench)?;
     let mut vm = outboard_plugin::connect()?;
     let memory = vm.add_memory(0, MEMORY)?;
     memory.write(CODE.into(), &guest::code(row.access, CHUNK))?;

@@ -129,7 +129,7 @@ impl Host {
             Some(Kind::NewConnection) => {
                 let (ours, theirs) = socket::pair().map_err(failed)?;
                 let host = Arc::clone(self);
-                std::thread::spawn(move || host.serve(&ours));
+                std::thread::Builder::new().spawn(move || host.serve(&ours)).map_err(failed)?;
                 Ok((Vec::new(), vec![theirs]))
             }
             // These are the host's own, whatever the trace says.

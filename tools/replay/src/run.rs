@@ -25,6 +25,9 @@ use outboard_wire::{futex, socket};
 /// Number of the plugin's end of the socket.
 const SOCKET: i32 = 3;
 
+/// What fails where a thread cannot be had.
+const A_THREAD: &str = "starting a thread";
+
 /// How often the end of the process is looked for.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -51,25 +54,25 @@ pub(crate) fn run(trace: &Trace, plugin: &Plugin, how: &How<'_>, table: &mut Tab
     let (sender, notices) = mpsc::channel();
     let shared = Shared::new(trace.header.vcpus as usize).map_err(call("making the shared memory"))?;
     let host = Arc::new(Host::new(trace, shared, sender).map_err(call("eventfd"))?);
-    let mut child = spawn(plugin, theirs)?;
     let control = {
         let host = Arc::clone(&host);
-        std::thread::spawn(move || host.serve(&ours))
+        std::thread::Builder::new().spawn(move || host.serve(&ours)).map_err(call(A_THREAD))?
     };
-    let outcome = match started(&mut child, &notices, how.limit) {
-        Ok(()) => feed(trace, &host, &mut child, how, table),
-        Err(outcome) => outcome,
+    let mut child = spawn(plugin, theirs)?;
+    let fed = match started(&mut child, &notices, how.limit) {
+        Ok(()) => feed(trace, &host, &mut child, how, table).map_err(call(A_THREAD)),
+        Err(outcome) => Ok(outcome),
     };
-    let outcome = match (outcome, notices.try_iter().find(|notice| *notice != Notice::Started)) {
-        (Outcome::Same, Some(Notice::Unknown(kind, body))) => Outcome::Request(kind, body),
-        (outcome, _) => outcome,
+    let outcome = match (fed, notices.try_iter().find(|notice| *notice != Notice::Started)) {
+        (Ok(Outcome::Same), Some(Notice::Unknown(kind, body))) => Ok(Outcome::Request(kind, body)),
+        (fed, _) => fed,
     };
     let _ = rustix::io::write(&host.shutdown, &1u64.to_ne_bytes());
     end(&mut child).map_err(call("ending the plugin"))?;
     // The process is gone, and with it its end of the socket, unless it left somebody behind who holds it.
     drop(host);
     drop(control);
-    Ok(outcome)
+    outcome
 }
 
 fn spawn(plugin: &Plugin, socket: OwnedFd) -> Result<Child, ReplayError> {
@@ -101,7 +104,10 @@ fn started(child: &mut Child, notices: &Receiver<Notice>, limit: Duration) -> Re
 }
 
 /// Feeds all vCPUs, each from a thread of its own, and watches the process meanwhile.
-fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mut Table) -> Outcome {
+///
+/// # Errors
+/// Why a thread cannot be had; those that were started have ended.
+fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mut Table) -> io::Result<Outcome> {
     let all = steps(trace);
     let (progress, stop) = (Progress::new(all.len()), AtomicU32::new(0));
     let spin = Arc::new(SpinLimit::for_mode(
@@ -113,10 +119,11 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mu
     let (times, changes) = (Mutex::new(table), Changes::of(&trace.groups));
     let (sender, ends) = mpsc::channel();
     std::thread::scope(|scope| {
+        let mut started = Ok(());
         for (vcpu, steps) in all.iter().enumerate() {
             let (sender, spin) = (sender.clone(), Arc::clone(&spin));
             let (times, progress, stop, memory) = (&times, &progress, &stop, (&host.memory, &changes));
-            scope.spawn(move || {
+            let feeder = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let end = end_of(host, vcpu, trace, spin);
                 let mut feeder = Feeder { end, vcpu, progress, stop, pace, ignored: how.ignored, memory };
                 let mut noted = Vec::with_capacity(steps.len());
@@ -127,9 +134,15 @@ fn feed(trace: &Trace, host: &Host, child: &mut Child, how: &How<'_>, table: &mu
                 // The end goes along: the plugin is told of the end of all vCPUs at once.
                 let _ = sender.send((fed, feeder.end));
             });
+            if let Err(error) = feeder {
+                stop.store(1, Ordering::Release);
+                started = Err(error);
+                break;
+            }
         }
         drop(sender);
-        watch(&all, host, child, &progress, &stop, &ends, how.limit)
+        let outcome = watch(&all, host, child, &progress, &stop, &ends, how.limit);
+        started.map(|()| outcome)
     })
 }
 
