@@ -83,7 +83,11 @@ impl Supervisor {
             }
             Failure::Watch(said) => {
                 said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))?;
-                self.watch(token.source)
+                match token.source {
+                    // A wait that always fails must not keep the end from being seen.
+                    source::SIGNALS | source::PROCESS | source::VCPUS => self.look(token.source),
+                    _ => self.watch(token.source),
+                }
             }
             Failure::Timer(said) => {
                 said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))?;

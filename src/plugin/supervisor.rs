@@ -257,33 +257,39 @@ impl Supervisor {
             return self.failed(token, failure);
         }
         match token.source {
-            source::SIGNALS => {
-                while let Ok(Some(signal)) = self.signals.read() {
-                    self.step(Input::Signal(signal.signum))?;
-                }
-                self.watch(token.source)
-            }
-            source::PROCESS => match self.process.try_wait().map_err(StartError::call("waitid"))? {
-                Some(status) => {
-                    // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
-                    // ended with comes first.
-                    self.stop_vcpus()?;
-                    self.ended = Some(status);
-                    self.arm(source::LAST_WORDS, LAST_WORDS)?;
-                    self.no_more_words(self.connections.is_empty())
-                }
-                None => self.watch(token.source),
-            },
-            source::VCPUS => {
-                let ended = self.host.vcpus.take_ended();
-                self.vcpus_ended(ended)?;
-                self.watch(token.source)
-            }
+            source::SIGNALS | source::PROCESS | source::VCPUS => self.look(token.source),
             source::DEADLINE | source::GRACE | source::LAST_WORDS => self.timed(token.source),
             source::LISTENER => self.call_refused(),
             source::LISTENERS.. => self.managed(token, event),
             _ => self.connection(token, event),
         }
+    }
+
+    /// Looks at signals, at the plugin's process or at the vCPU threads, of which there may be something to be heard, and
+    /// waits for more.
+    pub(super) fn look(&mut self, source: u32) -> Result<(), StartError> {
+        match source {
+            source::SIGNALS => {
+                while let Ok(Some(signal)) = self.signals.read() {
+                    self.step(Input::Signal(signal.signum))?;
+                }
+            }
+            source::PROCESS => {
+                if let Some(status) = self.process.try_wait().map_err(StartError::call("waitid"))? {
+                    // The plugin hears of a guest's end at the same time as this thread, and may be faster: what the vCPUs
+                    // ended with comes first.
+                    self.stop_vcpus()?;
+                    self.ended = Some(status);
+                    self.arm(source::LAST_WORDS, LAST_WORDS)?;
+                    return self.no_more_words(self.connections.is_empty());
+                }
+            }
+            _ => {
+                let ended = self.host.vcpus.take_ended();
+                self.vcpus_ended(ended)?;
+            }
+        }
+        self.watch(source)
     }
 
     /// The plugin's filter has stopped a call, or there is nobody left who has the filter.

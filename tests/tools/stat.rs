@@ -1,5 +1,6 @@
 //! What `outboard stat` says of a run whose exits are known.
 
+use std::fs::{DirEntry, File};
 use std::io::BufRead;
 
 use outboard_plugin::{Event, Space};
@@ -14,6 +15,7 @@ pub const CASES: &[Case] = &[
     case!(counted).around(every_exit_is_counted_once),
     case!(counted_too).around(a_log_ends_with_the_vm),
     case!(twin).around(two_vms_of_one_name_are_told_apart),
+    case!(held).around(counters_without_their_vm_are_no_vm),
 ];
 
 /// Reads of port 0x10.
@@ -67,6 +69,10 @@ fn counted_too() -> Tested {
 }
 
 fn twin() -> Tested {
+    serve()
+}
+
+fn held() -> Tested {
     serve()
 }
 
@@ -169,5 +175,26 @@ fn two_vms_of_one_name_are_told_apart(case: &Case) -> Tested {
     end(first);
     tool(&["stat", "--once", &name]).expect(0);
     end(second);
+    Ok(())
+}
+
+/// As a tool has them open that looked at the VM while it ended.
+fn counters_without_their_vm_are_no_vm(case: &Case) -> Tested {
+    let name = fresh("held");
+    let mut vm = case.program().args(["--name", &name]).start();
+    vm.says("stop 1");
+    let all = std::fs::read_dir(format!("/proc/{}/fd", vm.pid()))?.collect::<Result<Vec<_>, _>>()?;
+    let is_counters = |entry: &DirEntry| {
+        std::fs::read_link(entry.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:outboard-stats"))
+    };
+    let counters = all.iter().find(|entry| is_counters(entry)).expect("a file of counters");
+    let counters = File::open(counters.path())?;
+    tool(&["stat", "--once", &name]).expect(0);
+    end(vm);
+    let gone = tool(&["stat", "--once", &name]);
+    gone.expect(1);
+    assert!(gone.stderr.contains("no running VM is called"), "{}", gone.stderr);
+    drop(counters);
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! There is no registry, so nothing can be stale, and a VM is found by exactly those who may look into it. What is found
 //! is only believed as far as its owner is: any program of this user may keep a file of that name.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -100,7 +100,7 @@ pub struct Find {
 impl Find {
     /// Looks through all processes.
     pub fn all() -> Find {
-        let (mut find, mut seen) = (Find::default(), BTreeMap::new());
+        let (mut find, mut seen) = (Find::default(), BTreeSet::new());
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         pids.sort_unstable();
@@ -110,9 +110,10 @@ impl Find {
         find
     }
 
-    /// `seen` holds the files that were found: a child that the VMM has cloned and that is about to be the plugin shows the
-    /// same one for a moment.
-    fn look_into(&mut self, pid: u32, seen: &mut BTreeMap<(u64, u64), usize>) {
+    /// A file of counters is a VM in the hands of its VMM only: a tool that looks at it has it too, also when the VM has
+    /// ended, and so has a child of the VMM for a moment, that is about to be the plugin. `seen` holds the files of VMs that
+    /// were found, because such a child may be process 1 of its own namespace as well as the VMM is of a container.
+    fn look_into(&mut self, pid: u32, seen: &mut BTreeSet<(u64, u64)>) {
         let folder = format!("/proc/{pid}/fd");
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -133,16 +134,10 @@ impl Find {
             let (Ok(file), Some(started)) = (File::open(entry.path()), started(pid)) else { continue };
             let Ok(meta) = file.metadata() else { continue };
             match read_vm(&file) {
+                Ok(vm) if own_number(pid) != Some(vm.pid) => {}
                 Ok(vm) => {
-                    let own = vm.pid == pid;
-                    let running = Running { pid, vm, file, started };
-                    match seen.get(&(meta.dev(), meta.ino())) {
-                        None => {
-                            seen.insert((meta.dev(), meta.ino()), self.running.len());
-                            self.running.push(running);
-                        }
-                        Some(at) if own => self.running[*at] = running,
-                        Some(_) => {}
+                    if seen.insert((meta.dev(), meta.ino())) {
+                        self.running.push(Running { pid, vm, file, started });
                     }
                 }
                 Err(error) => self.unreadable.push((pid, error)),
@@ -184,6 +179,13 @@ fn is_counters(target: &Path) -> bool {
     name.map(|name| name.strip_suffix(" (deleted)").unwrap_or(name)) == Some(FILE_NAME)
 }
 
+/// The process id that a process has in its own pid namespace (proc_pid_status(5), `NSpid`; Linux 4.1).
+fn own_number(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().next_back()?.parse().ok()
+}
+
 /// Start time of a process that has not ended, in clock ticks since boot (proc_pid_stat(5), field 22).
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -201,6 +203,12 @@ mod tests {
     fn this_process_has_started_and_others_have_not() {
         assert!(started(std::process::id()).is_some());
         assert_eq!(started(u32::MAX), None);
+    }
+
+    #[test]
+    fn this_process_has_a_number_of_its_own() {
+        assert_eq!(own_number(std::process::id()), Some(std::process::id()));
+        assert_eq!(own_number(u32::MAX), None);
     }
 
     #[test]
