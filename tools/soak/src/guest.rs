@@ -45,6 +45,8 @@ global_asm!(
     ".globl outboard_soak_guest_end",
     "outboard_soak_guest:",
     ".code16",
+    "mov word ptr [0x04], 0x1300",
+    "mov word ptr [0x06], 0",
     "mov word ptr [0x100], 0x1200",
     "mov word ptr [0x102], 0",
     "mov word ptr [0x104], 0x1280",
@@ -105,6 +107,14 @@ global_asm!(
     "pop edx",
     "pop ecx",
     "pop eax",
+    "iret",
+    // The trap of a single step. Some hosts deliver an interrupt within a step though it is to be blocked, which puts the
+    // processor's trap flag onto the stack, and IRET brings it back: it is taken out of the flags here.
+    ".org outboard_soak_guest + 0x300",
+    "push bp",
+    "mov bp, sp",
+    "and word ptr [bp + 6], 0xfeff",
+    "pop bp",
     "iret",
     ".code64",
     "outboard_soak_guest_end:",

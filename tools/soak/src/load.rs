@@ -225,7 +225,7 @@ fn pause(paused: &mut Stopped<'_>, number: u64) -> Done {
             paused.set_sregs(&sregs)?;
             paused.set_regs(&regs)?;
         }
-        // No interrupt within the step: it would find the processor's trap flag set, and put it onto the guest's stack.
+        // No interrupt within the step, where the host can do that: it finds the processor's trap flag set.
         3 => paused.set_guest_debug(&kvm_guest_debug {
             control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ,
             ..kvm_guest_debug::default()

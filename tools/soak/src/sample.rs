@@ -58,7 +58,8 @@ pub struct Verdict {
     pub range: (u64, u64),
     /// Medians of the first and the last third behind the warm-up.
     pub medians: (u64, u64),
-    /// The smallest values of the same two thirds: what is held when nothing is under way.
+    /// The smallest values of the same two thirds, but for a thousandth of the looks: what is held when nothing is under
+    /// way. A look at `/proc` goes through a list that changes meanwhile, so a single one may have missed something.
     pub floors: (u64, u64),
     /// Whether the floor grew by no more than the tolerance. Medians follow the load, which is not the same all the time;
     /// what is never given back raises the floor.
@@ -76,7 +77,7 @@ impl Series {
         let third = rest.len() / 3;
         let (first, last) = (sorted(&rest[..third]), sorted(&rest[rest.len() - third..]));
         let medians = (first[third / 2], last[third / 2]);
-        let floors = (first[0], last[0]);
+        let floors = (first[third / 1000], last[third / 1000]);
         let range = (*rest.iter().min()?, *rest.iter().max()?);
         Some(Verdict { range, medians, floors, flat: floors.1.saturating_sub(floors.0) <= self.tolerance })
     }
@@ -101,6 +102,13 @@ mod tests {
         assert!(verdict(0, (0..100).map(|at| 10 + at % 7)).flat);
         // The warm-up may do what it likes.
         assert!(verdict(0, (0..100).map(|at| if at < 9 { at } else { 9 })).flat);
+    }
+
+    #[test]
+    fn a_look_that_missed_something_is_not_the_floor() {
+        let values = |at: u64| if at == 1500 { 9 } else { 10 + at % 7 };
+        assert_eq!(verdict(0, (0..6000).map(values)).floors, (10, 10));
+        assert!(!verdict(0, (0..6000).map(|at| values(at) + u64::from(at > 3000))).flat);
     }
 
     #[test]
