@@ -22,7 +22,7 @@ pub const ECHO: &str = "echo";
 const MESSAGE: usize = 64;
 
 /// A way to ask another process and wait for its answer.
-pub trait Echo {
+pub trait Echo: Send {
     /// One message there, one back.
     fn exchange(&mut self);
 }

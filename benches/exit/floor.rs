@@ -23,7 +23,7 @@ pub struct Bare {
     vcpu: Vcpu,
     chunk: usize,
     cpus: Vec<usize>,
-    echo: Option<Box<dyn Echo + Send>>,
+    echo: Option<Box<dyn Echo>>,
     registers: bool,
     filters: Option<OwnFilters>,
 }
@@ -36,7 +36,7 @@ impl Bare {
     }
 
     /// Each exit waits for an answer from elsewhere.
-    pub fn with_echo(self, echo: Box<dyn Echo + Send>) -> Bare {
+    pub fn with_echo(self, echo: Box<dyn Echo>) -> Bare {
         Bare { echo: Some(echo), ..self }
     }
 

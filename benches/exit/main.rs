@@ -64,7 +64,7 @@ fn bench(args: &Args) {
 fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     let amount = Amount::new(args);
     let bare = || Bare::new(Access::port(true, 1), amount.chunk, &place.vmm);
-    let echo = |echo: Box<dyn Echo + Send>| bare().with_echo(echo);
+    let echo = |echo: Box<dyn Echo>| bare().with_echo(echo);
     let mut reference = |name: &str, make: &dyn Fn() -> Bare| {
         if args.wants(&table.full_name(name)) {
             let measured = measure(&mut make(), None, &mut bare(), place, amount);

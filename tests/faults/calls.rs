@@ -3,15 +3,13 @@
 //! A run is: start, jail, requests of all kinds, a guest with all kinds of accesses, a trace and a management socket, and
 //! the end. It is done again and again, and each time the next call fails, or is interrupted by a signal.
 
-use std::io::Write;
-
 use outboard_plugin::{Event, GuestMemory, IrqRoute, IrqTarget, Region, Space};
 
 use crate::common::cage::Cage;
 use crate::common::guest::real_mode;
 use crate::common::machine::{connect, enter};
 use crate::common::suite::{Case, Tested, case};
-use crate::sweep::{LOST, REFUSED, sweep};
+use crate::sweep::{LOST, REFUSED, leave, sweep};
 use crate::trace::{How, Who};
 
 pub const CASES: &[Case] = &[
@@ -78,9 +76,7 @@ pub fn everything(until_told: bool) -> Tested {
     let Err(error) = requests_and_guest(until_told) else { return Ok(()) };
     let lost =
         matches!(error.downcast_ref(), Some(outboard_plugin::Error::Closed | outboard_plugin::Error::NotConnected));
-    // In one write: the VMM shares this stream, and its sentence must not come into the middle.
-    let _ = std::io::stderr().write_all(format!("plugin half: {error}\n").as_bytes());
-    std::process::exit(if lost { LOST } else { REFUSED });
+    leave(&error, if lost { LOST } else { REFUSED })
 }
 
 /// A step of the jail that failed must not let the plugin run in what is left of it.

@@ -20,7 +20,7 @@ use crate::common::machine::{begin, begin_long_mode, connect};
 use crate::common::suite::{Case, Tested, case};
 use crate::group::Group;
 use crate::mark;
-use crate::sweep::REFUSED;
+use crate::sweep::{REFUSED, leave, sentences};
 
 pub const CASES: &[Case] = &[
     case!(reads_more_than_there_is_room_for).around(pages_are_taken_back_all_the_time).unless(Group::lack),
@@ -100,9 +100,7 @@ fn lets_the_guest_fill_its_memory() -> Tested {
 /// A refusal ends it with a status of its own.
 fn fill_or_leave(from_here: bool) -> Tested {
     let Err(error) = fill(from_here) else { return Ok(()) };
-    // In one write: the VMM shares this stream.
-    let _ = std::io::stderr().write_all(format!("plugin half: {error}\n").as_bytes());
-    std::process::exit(REFUSED);
+    leave(&error, REFUSED)
 }
 
 /// Touches every page of the guest's memory from this side, or lets the guest do that.
@@ -215,8 +213,7 @@ fn each_limit(case: &Case, victim: &str) -> Tested {
         let tight = InGroup::new(case, Some(limit));
         let done = tight.run(&[], &[(SIZE, "64")]);
         let said = String::from_utf8_lossy(&done.stderr);
-        let sentences: Vec<&str> =
-            said.lines().filter(|line| line.starts_with("outboard: ") && !line.contains("warning: ")).collect();
+        let sentences = sentences(&said);
         let killed = tight.group.killed()?;
         let end = match (done.status.code(), done.status.signal()) {
             (None, Some(libc::SIGKILL)) if killed > 0 => VMM_KILLED,

@@ -1,7 +1,7 @@
 //! A run of a case again and again, each with the next fault, and what every one of them has to show.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -21,6 +21,18 @@ const STATUSES_OF_COMPLETIONS: [i32; 3] = [0, 70, 143];
 pub const REFUSED: i32 = 42;
 /// The plugin lost its VMM.
 pub const LOST: i32 = 43;
+
+/// Ends a plugin half with what went wrong.
+pub fn leave(error: &dyn std::fmt::Display, status: i32) -> ! {
+    // In one write: the VMM shares this stream, and its sentence must not come into the middle.
+    let _ = std::io::stderr().write_all(format!("plugin half: {error}\n").as_bytes());
+    std::process::exit(status);
+}
+
+/// What a VMM said, without its warnings.
+pub fn sentences(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.starts_with("outboard: ") && !line.starts_with("outboard: warning: ")).collect()
+}
 
 /// Somebody who does something to the run from outside: gets the VMM, with pipes as standard output and standard error, and
 /// the path of its management socket.
@@ -72,10 +84,7 @@ fn judge(seen: &Seen, how: How, usual: &Held) -> Result<i32, String> {
         Some(status) if statuses.contains(&status) => status,
         _ => return Err(format!("it ended with {}", run.status)),
     };
-    let sentences: Vec<&str> = stderr
-        .lines()
-        .filter(|line| line.starts_with("outboard: ") && !line.starts_with("outboard: warning: "))
-        .collect();
+    let sentences = sentences(stderr);
     let extra: Vec<_> = run.held.descriptors.iter().filter(|what| !usual.descriptors.contains(what)).collect();
     if stderr.contains("panicked") {
         return Err("it panicked".into());

@@ -4,6 +4,7 @@ use std::fs::{DirEntry, File};
 use std::io::BufRead;
 
 use outboard_plugin::{Event, Space};
+use outboard_wire::stats::FILE_NAME;
 use serde_json::Value;
 
 use crate::common::guest::real_mode;
@@ -184,9 +185,9 @@ fn counters_without_their_vm_are_no_vm(case: &Case) -> Tested {
     let mut vm = case.program().args(["--name", &name]).start();
     vm.says("stop 1");
     let all = std::fs::read_dir(format!("/proc/{}/fd", vm.pid()))?.collect::<Result<Vec<_>, _>>()?;
+    let memfd = format!("/memfd:{FILE_NAME}");
     let is_counters = |entry: &DirEntry| {
-        std::fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:outboard-stats"))
+        std::fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with(&memfd))
     };
     let counters = all.iter().find(|entry| is_counters(entry)).expect("a file of counters");
     let counters = File::open(counters.path())?;
