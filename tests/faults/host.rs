@@ -273,7 +273,8 @@ fn each_limit_of_memory(case: &Case) -> Tested {
 }
 
 fn waits_in_every_way() -> Tested {
-    rounds(300)
+    // Two exits each, and so two calls however seldom anybody sleeps.
+    rounds(600)
 }
 
 /// A clock that somebody sets cannot matter to a program that does not wait by it: no call of a run waits for a time of
