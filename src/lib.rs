@@ -11,7 +11,7 @@
 //! - [`jail`]: what the plugin sees, and what it and the VMM may still do.
 //! - [`plugin`]: the plugin process, its connections and its requests.
 //! - [`floor`], [`report`]: what an exit costs without a plugin, and the end report.
-//! - [`config`], [`cli`]: the command line.
+//! - [`config`], `cli`: the command line; the latter, with the tools that it carries, takes the feature `cli`, a default one.
 
 pub mod sys;
 
@@ -29,4 +29,5 @@ pub mod config;
 pub mod floor;
 pub mod report;
 
+#[cfg(feature = "cli")]
 pub mod cli;
