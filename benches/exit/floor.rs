@@ -8,8 +8,11 @@ use std::thread;
 
 use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs};
 use memmap2::{MmapMut, MmapRaw};
+use outboard::jail::bpf::Assembler;
+use outboard::jail::call::Action;
 use outboard::jail::own::OwnFilters;
 use outboard::kvm::{Exit, System, Vcpu};
+use outboard::sys::Errno;
 use outboard::sys::seccomp::{self, Scope};
 use outboard_wire::clock;
 
@@ -18,6 +21,34 @@ use crate::common::pin;
 use crate::subject::Subject;
 use outboard_bench::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 
+/// What the kernel asks before each `KVM_RUN`.
+#[derive(Clone, Copy)]
+pub enum Filters {
+    /// The filters of a VMM's vCPU thread.
+    Vmm,
+    /// The shortest that there is: one instruction, which allows. It takes what any filter takes.
+    Shortest,
+}
+
+impl Filters {
+    /// Loads them for this thread, which never gets rid of them.
+    fn load(self) -> Result<(), Errno> {
+        seccomp::set_no_new_privs()?;
+        match self {
+            Filters::Vmm => {
+                let own = OwnFilters::new();
+                own.confine_main()?;
+                seccomp::load(&own.vcpu(), Scope::Thread, false)
+            }
+            Filters::Shortest => {
+                let mut program = Assembler::new();
+                program.answer(Action::Allow);
+                seccomp::load(&program.assemble().expect("one instruction"), Scope::Thread, false)
+            }
+        }
+    }
+}
+
 /// A vCPU at the first access of a chunk.
 pub struct Bare {
     vcpu: Vcpu,
@@ -25,7 +56,7 @@ pub struct Bare {
     cpus: Vec<usize>,
     echo: Option<Box<dyn Echo>>,
     registers: bool,
-    filters: Option<OwnFilters>,
+    filters: Option<Filters>,
 }
 
 impl Bare {
@@ -46,22 +77,16 @@ impl Bare {
         Bare { registers: true, ..self }
     }
 
-    /// The kernel looks at each `KVM_RUN` with the filters of a VMM's vCPU thread.
-    pub fn with_filters(self) -> Bare {
-        Bare { filters: Some(OwnFilters::new()), ..self }
+    /// The kernel looks at each `KVM_RUN` with filters.
+    pub fn with_filters(self, filters: Filters) -> Bare {
+        Bare { filters: Some(filters), ..self }
     }
 
     /// Runs on a thread of its own, because no thread gets rid of its filters.
-    fn run_filtered(&mut self, filters: &OwnFilters) -> Vec<u64> {
-        let confine = |vcpu: &Vcpu| {
-            // A table of descriptors that nobody shares, as the thread of the floor has it.
-            vcpu.keep_only(&[])?;
-            seccomp::set_no_new_privs()?;
-            filters.confine_main()?;
-            seccomp::load(&filters.vcpu(), Scope::Thread, false)
-        };
+    fn run_filtered(&mut self, filters: Filters) -> Vec<u64> {
         let run = || {
-            confine(&self.vcpu).expect("filters of our own");
+            // A table of descriptors that nobody shares, as the thread of the floor has it.
+            self.vcpu.keep_only(&[]).and_then(|()| filters.load()).expect("filters of our own");
             self.run()
         };
         thread::scope(|scope| scope.spawn(run).join()).expect("a thread that runs the guest")
@@ -93,8 +118,8 @@ impl Subject for Bare {
     fn chunk(&mut self) -> Vec<u64> {
         let before = pin::allowed();
         pin::pin(&self.cpus);
-        let left = match self.filters.clone() {
-            Some(filters) => self.run_filtered(&filters),
+        let left = match self.filters {
+            Some(filters) => self.run_filtered(filters),
             None => self.run(),
         };
         pin::pin(&before);

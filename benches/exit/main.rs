@@ -24,7 +24,7 @@ use common::echo::{self, Echo, Futexes, Pipes};
 use common::place::Place;
 use common::report::Report;
 use common::vmm::PLUGIN;
-use floor::Bare;
+use floor::{Bare, Filters};
 use outboard_bench::guest::Access;
 use outboard_wire::clock;
 use plugin::Served;
@@ -59,8 +59,8 @@ fn bench(args: &Args) {
     }
 }
 
-/// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page, and with the
-/// filters of the VMM on its way.
+/// What is replaced: pipes and futexes. And what `KVM_RUN` itself takes for registers in the run page, and with filters on
+/// its way.
 fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     let amount = Amount::new(args);
     let bare = || Bare::new(Access::port(true, 1), amount.chunk, &place.vmm);
@@ -74,7 +74,8 @@ fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     reference("two pipes", &|| echo(Box::new(Pipes::new(&place.plugin))));
     reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
     reference("bare, registers in the run page", &|| bare().with_registers());
-    reference("bare, under the VMM's filters", &|| bare().with_filters());
+    reference("bare, under the VMM's filters", &|| bare().with_filters(Filters::Vmm));
+    reference("bare, under a filter of one instruction", &|| bare().with_filters(Filters::Shortest));
 }
 
 /// A row that the plugin serves.
