@@ -82,7 +82,7 @@ impl Supervisor {
                 self.disconnected(token)
             }
             Failure::Watch(said) => {
-                said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))?;
+                self.admit(said)?;
                 match token.source {
                     // A wait that always fails must not keep the end from being seen.
                     source::SIGNALS | source::PROCESS | source::VCPUS => self.look(token.source),
@@ -90,10 +90,15 @@ impl Supervisor {
                 }
             }
             Failure::Timer(said) => {
-                said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))?;
+                self.admit(said)?;
                 self.go_on_timing(token.source)
             }
         }
+    }
+
+    /// A failure of the VMM, where there is something to be said of it.
+    fn admit(&mut self, said: Option<String>) -> Result<(), StartError> {
+        said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))
     }
 
     /// Comes back with this source when the time is up.

@@ -14,6 +14,7 @@ mod failed;
 mod manage;
 mod managed;
 mod memory_trace;
+mod messages;
 mod recorder;
 mod setup;
 mod shared;
