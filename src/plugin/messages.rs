@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 use super::lifecycle::Input;
-use super::requests::Reply;
+use super::reply::Reply;
 use super::setup::StartError;
 use super::supervisor::Supervisor;
 use crate::event::{Event, Message, Token};

@@ -8,21 +8,25 @@ pub mod connections;
 pub mod lifecycle;
 pub mod process;
 pub mod requests;
+mod settings;
 mod supervisor;
 
-mod failed;
+mod failure;
 mod manage;
 mod managed;
 mod memory_trace;
 mod messages;
 mod recorder;
+mod reply;
 mod setup;
 mod shared;
 mod socket_file;
+mod source;
 mod start;
 
+pub use affinity::Affinity;
 pub use recorder::TraceError;
+pub use settings::{Drill, Settings};
 pub use setup::{StartError, bare_host};
 pub use socket_file::SocketError;
-pub use start::Drill;
-pub use supervisor::{Affinity, Report, Settings, run};
+pub use supervisor::{Report, run};

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use zerocopy::IntoBytes;
 
 use super::memory_trace::{Buffer, Memory, MemoryTrace};
-use super::requests::Reply;
+use super::reply::Reply;
 use crate::sys::Errno;
 use crate::vcpu::control::Control;
 use outboard_wire::clock;

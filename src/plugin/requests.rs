@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
+use super::affinity::Affinity;
 use super::recorder::Recorder;
+pub use super::reply::Reply;
 use super::shared::SharedBlocks;
-use super::supervisor::Affinity;
 use crate::machine::tap::Tap;
 use crate::machine::{List, Machine};
 use crate::observe::shared::SharedStats;
@@ -49,15 +50,6 @@ pub struct Host {
     pub drill: Option<Pattern>,
     /// The filter that each vCPU thread is to load.
     pub vcpu_filter: Option<Arc<[Instruction]>>,
-}
-
-/// A reply: the bytes of its body and its descriptors.
-#[derive(Debug, Default)]
-pub struct Reply {
-    /// Body.
-    pub body: Vec<u8>,
-    /// Descriptors, closed here once they are sent.
-    pub fds: Vec<OwnedFd>,
 }
 
 impl Host {

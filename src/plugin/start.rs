@@ -6,15 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::process::{self, FIRST_FD, PluginProcess, SpawnPlan, Starting};
+use super::settings::Settings;
 use super::setup::StartError;
-use super::supervisor::Settings;
 use crate::jail::filter::Filter;
 use crate::jail::parent::Prepared;
 use crate::jail::step::ChildStep;
 use crate::sys::process::{self as system, InChild};
 use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::{Errno, affinity};
-use crate::vcpu::drill::Pattern;
 use outboard_wire::socket;
 
 /// Gives the plugin the limit of open files that the user had: this process raises its own, because every object of the
@@ -42,15 +41,6 @@ impl ChildStep for GiveStderr {
     fn run(&self, child: &InChild) -> Result<(), Errno> {
         system::place_fd(child, self.0.as_fd(), libc::STDERR_FILENO)
     }
-}
-
-/// A guest of the VMM's own in place of the plugin's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drill {
-    /// What vCPU 0 does.
-    pub pattern: Pattern,
-    /// The CPU of the plugin; `None` for any.
-    pub plugin_cpu: Option<usize>,
 }
 
 /// Begins to start the plugin, on the CPU that it shall have.

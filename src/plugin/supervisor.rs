@@ -1,79 +1,31 @@
 //! The main thread: it sets the VM up, starts the plugin, waits for what happens and sees to the end of everything.
 
-use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use super::affinity::Affinity;
 use super::connections::Connections;
-use super::failed::{Failure, Timers};
+use super::failure::{Failure, Timers};
 use super::lifecycle::{Action, Input, Lifecycle, Outcome, SHUTDOWN_DEADLINE_MS, State};
 use super::manage::Manage;
 use super::process::PluginProcess;
 use super::recorder::TraceFile;
 use super::requests::Host;
+use super::settings::Settings;
 use super::setup::{self, StartError};
 use super::socket_file::SocketFile;
-use super::start::{self, Drill};
+use super::source::{self, token};
+use super::start;
 use crate::event::{Completion, EventLoop, Limits, Token};
 use crate::jail::filter;
-use crate::jail::plan::Plan;
-use crate::jail::vmm::{self, VmmCage};
+use crate::jail::vmm;
 use crate::kvm::System;
-use crate::machine::IrqChip;
-use crate::machine::tap::TapAddress;
 use crate::sys::process::ExitStatus;
 use crate::sys::signal::{SignalFd, SignalSet, block};
 use crate::vcpu::ended::Ended;
 use outboard_wire::limits::{MAX_CONNECTIONS, MAX_FDS, MAX_FRAME};
-use outboard_wire::spin::SpinMode;
 use outboard_wire::stats::read::Snapshot;
 use outboard_wire::stats::state;
-
-/// What to run, and how.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The KVM device, `/dev/kvm`.
-    pub kvm: PathBuf,
-    /// The plugin's executable; absolute.
-    pub program: PathBuf,
-    /// Its arguments, `argv[0]` first.
-    pub argv: Vec<CString>,
-    /// What tools call the VM.
-    pub name: Option<String>,
-    /// Number of vCPUs, at least 1.
-    pub vcpus: u32,
-    /// CPUs that vCPUs may run on; a vCPU that is not named may run on any.
-    pub affinity: Affinity,
-    /// How both sides wait for each other.
-    pub spin: SpinMode,
-    /// Which interrupt controllers KVM emulates.
-    pub irqchip: IrqChip,
-    /// Where to put a management socket in the file system.
-    pub socket: Option<PathBuf>,
-    /// Where to record a trace of the whole run.
-    pub trace: Option<PathBuf>,
-    /// The trace holds what the guest writes to its memory.
-    pub trace_memory: bool,
-    /// What is measured in place of the plugin's guest.
-    pub drill: Option<Drill>,
-    /// A tap device to make.
-    pub tap: Option<TapAddress>,
-    /// Numbers of tap devices that this process was started with.
-    pub tap_fds: Vec<i32>,
-    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
-    pub files: Vec<Arc<OwnedFd>>,
-    /// The plugin's standard error, where it is not to have this process's own.
-    pub stderr: Option<Arc<OwnedFd>>,
-    /// The plugin's environment, but for the variables that name its socket.
-    pub environment: Vec<(OsString, OsString)>,
-    /// What the VMM gives up once the plugin runs.
-    pub cage: VmmCage,
-    /// The plugin's jail; `None` runs it with all the rights of the caller.
-    pub jail: Option<Plan>,
-}
 
 /// How a run went.
 #[derive(Clone, Debug)]
@@ -98,23 +50,6 @@ const GRACE: Duration = Duration::from_millis(100);
 /// loop; this is for the case that somebody else holds its sockets open.
 const LAST_WORDS: Duration = Duration::from_millis(10);
 
-/// Sources of completions that are no connections.
-pub(super) mod source {
-    use outboard_wire::limits::MAX_CONNECTIONS;
-
-    pub const SIGNALS: u32 = MAX_CONNECTIONS as u32;
-    pub const PROCESS: u32 = SIGNALS + 1;
-    pub const VCPUS: u32 = SIGNALS + 2;
-    pub const DEADLINE: u32 = SIGNALS + 3;
-    pub const GRACE: u32 = SIGNALS + 4;
-    pub const LAST_WORDS: u32 = SIGNALS + 5;
-    pub const LISTENER: u32 = SIGNALS + 6;
-    /// Two listeners.
-    pub const LISTENERS: u32 = SIGNALS + 7;
-    /// Clients of the management sockets, to the end of the numbers.
-    pub const CLIENTS: u32 = SIGNALS + 9;
-}
-
 pub(super) struct Supervisor {
     pub(super) events: EventLoop,
     lifecycle: Lifecycle,
@@ -128,7 +63,7 @@ pub(super) struct Supervisor {
     signals_fd: Arc<OwnedFd>,
     vcpus_fd: Arc<OwnedFd>,
     pub(super) connections: Connections,
-    pub(super) timers: Timers,
+    timers: Timers,
     pub(super) manage: Manage,
     /// The client whose trace is being recorded.
     pub(super) trace_owner: Option<Token>,
@@ -204,10 +139,6 @@ fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<OwnedFd>, StartError
     fd.try_clone_to_owned().map(Arc::new).map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))
 }
 
-pub(super) fn token(source: u32) -> Token {
-    Token { source, generation: 0 }
-}
-
 impl Supervisor {
     fn serve(&mut self, control: OwnedFd) -> Result<Outcome, StartError> {
         let connection = self.connections.add(control, false).map_err(StartError::call("the first connection"))?;
@@ -260,7 +191,7 @@ impl Supervisor {
 
     /// Looks at signals, at the plugin's process or at the vCPU threads, of which there may be something to be heard, and
     /// waits for more.
-    pub(super) fn look(&mut self, source: u32) -> Result<(), StartError> {
+    fn look(&mut self, source: u32) -> Result<(), StartError> {
         match source {
             source::SIGNALS => {
                 while let Ok(Some(signal)) = self.signals.read() {
@@ -333,6 +264,59 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Does what is to be done about a failed operation.
+    fn failed(&mut self, token: Token, failure: Failure) -> Result<(), StartError> {
+        match failure {
+            Failure::ReadOn => self.replied(token),
+            Failure::Disconnect => self.disconnected(token),
+            Failure::Lost(said) => {
+                self.step(Input::HostFailure(said))?;
+                self.disconnected(token)
+            }
+            Failure::Watch(said) => {
+                self.admit(said)?;
+                match token.source {
+                    // A wait that always fails must not keep the end from being seen.
+                    source::SIGNALS | source::PROCESS | source::VCPUS => self.look(token.source),
+                    _ => self.watch(token.source),
+                }
+            }
+            Failure::Timer(said) => {
+                self.admit(said)?;
+                self.go_on_timing(token.source)
+            }
+        }
+    }
+
+    /// A failure of the VMM, where there is something to be said of it.
+    fn admit(&mut self, said: Option<String>) -> Result<(), StartError> {
+        said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))
+    }
+
+    /// Comes back with this source when the time is up.
+    fn arm(&mut self, source: u32, after: Duration) -> Result<(), StartError> {
+        self.timers.arm(source, Instant::now() + after);
+        self.events.timer(after, token(source)).map_err(StartError::Events)
+    }
+
+    /// The time of a timer is up.
+    fn timed(&mut self, source: u32) -> Result<(), StartError> {
+        match source {
+            source::DEADLINE => self.step(Input::DeadlinePassed),
+            source::GRACE => self.grace_passed(),
+            _ => self.no_more_words(true),
+        }
+    }
+
+    /// A timer ended too early: the rest of its time follows. A timer that fails again and again ends with its time.
+    fn go_on_timing(&mut self, source: u32) -> Result<(), StartError> {
+        let rest = self.timers.rest(source, Instant::now());
+        if rest.is_zero() {
+            return self.timed(source);
+        }
+        self.events.timer(rest, token(source)).map_err(StartError::Events)
+    }
+
     pub(super) fn disconnected(&mut self, token: Token) -> Result<(), StartError> {
         self.connections.remove(token);
         let alive = matches!(self.lifecycle.state(), State::Starting | State::Running);
@@ -344,7 +328,7 @@ impl Supervisor {
 
     /// Concludes a run whose plugin has ended, once all is read that it sent: a plugin that breaks the protocol and exits in
     /// the same moment broke the protocol.
-    pub(super) fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
+    fn no_more_words(&mut self, all_read: bool) -> Result<(), StartError> {
         match self.ended {
             Some(status) if all_read => self.step(Input::ProcessEnded(status)),
             _ => Ok(()),
@@ -352,7 +336,7 @@ impl Supervisor {
     }
 
     /// The last connection has been closed for a while, and the plugin still lives.
-    pub(super) fn grace_passed(&mut self) -> Result<(), StartError> {
+    fn grace_passed(&mut self) -> Result<(), StartError> {
         if self.host.vcpus.started() {
             log::info!("the plugin closed its last connection; the VM goes on");
             return Ok(());

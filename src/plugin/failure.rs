@@ -1,14 +1,12 @@
-//! Timers, and operations of the event loop that fail: whose failure it is, and what the run makes of it.
+//! Operations of the event loop that fail, and timers that end before their time: whose failure it is.
 //!
 //! What a peer did ends its connection at most. What only a signal did is begun again. Anything else is a failure of the
 //! VMM, which ends the run in order and says so; what its end still needs is begun again too.
 
 use std::time::{Duration, Instant};
 
-use super::lifecycle::Input;
-use super::setup::StartError;
-use super::supervisor::{Supervisor, source, token};
-use crate::event::{Operation, Token};
+use super::source;
+use crate::event::Operation;
 use crate::sys::Errno;
 
 /// An operation that failed, and what is to be done about it.
@@ -59,70 +57,15 @@ pub(super) struct Timers(Vec<(u32, Instant)>);
 
 impl Timers {
     /// Notes a timer of this source.
-    fn arm(&mut self, source: u32, due: Instant) {
+    pub(super) fn arm(&mut self, source: u32, due: Instant) {
         self.0.retain(|(other, _)| *other != source);
         self.0.push((source, due));
     }
 
     /// What is left of the time of this source's timer.
-    fn rest(&self, source: u32, now: Instant) -> Duration {
+    pub(super) fn rest(&self, source: u32, now: Instant) -> Duration {
         let due = self.0.iter().find(|(other, _)| *other == source);
         due.map_or(Duration::ZERO, |(_, due)| due.saturating_duration_since(now))
-    }
-}
-
-impl Supervisor {
-    /// Does what is to be done about a failed operation.
-    pub(super) fn failed(&mut self, token: Token, failure: Failure) -> Result<(), StartError> {
-        match failure {
-            Failure::ReadOn => self.replied(token),
-            Failure::Disconnect => self.disconnected(token),
-            Failure::Lost(said) => {
-                self.step(Input::HostFailure(said))?;
-                self.disconnected(token)
-            }
-            Failure::Watch(said) => {
-                self.admit(said)?;
-                match token.source {
-                    // A wait that always fails must not keep the end from being seen.
-                    source::SIGNALS | source::PROCESS | source::VCPUS => self.look(token.source),
-                    _ => self.watch(token.source),
-                }
-            }
-            Failure::Timer(said) => {
-                self.admit(said)?;
-                self.go_on_timing(token.source)
-            }
-        }
-    }
-
-    /// A failure of the VMM, where there is something to be said of it.
-    fn admit(&mut self, said: Option<String>) -> Result<(), StartError> {
-        said.map_or(Ok(()), |said| self.step(Input::HostFailure(said)))
-    }
-
-    /// Comes back with this source when the time is up.
-    pub(super) fn arm(&mut self, source: u32, after: Duration) -> Result<(), StartError> {
-        self.timers.arm(source, Instant::now() + after);
-        self.events.timer(after, token(source)).map_err(StartError::Events)
-    }
-
-    /// The time of a timer is up.
-    pub(super) fn timed(&mut self, source: u32) -> Result<(), StartError> {
-        match source {
-            source::DEADLINE => self.step(Input::DeadlinePassed),
-            source::GRACE => self.grace_passed(),
-            _ => self.no_more_words(true),
-        }
-    }
-
-    /// A timer ended too early: the rest of its time follows. A timer that fails again and again ends with its time.
-    fn go_on_timing(&mut self, source: u32) -> Result<(), StartError> {
-        let rest = self.timers.rest(source, Instant::now());
-        if rest.is_zero() {
-            return self.timed(source);
-        }
-        self.events.timer(rest, token(source)).map_err(StartError::Events)
     }
 }
 
