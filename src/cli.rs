@@ -15,8 +15,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config;
 use crate::floor;
+use crate::jail::ids::User;
 use crate::jail::plan::{Plan, PlanError, Request};
-use crate::jail::vmm::{User, VmmCage};
+use crate::jail::vmm::VmmCage;
 use crate::jail::{choice, environment};
 use crate::kvm::System;
 use crate::machine::IrqChip;

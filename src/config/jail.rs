@@ -5,9 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::jail::environment::Variable;
-use crate::jail::ids::IdMap;
+use crate::jail::ids::{IdMap, User};
 use crate::jail::mounts::Wish;
-use crate::jail::vmm::User;
 
 /// Reads `SRC[:DST[:WRITABLE]]`: DST defaults to SRC, WRITABLE to `false`.
 ///

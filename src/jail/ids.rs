@@ -10,6 +10,15 @@ const MAX_MAP: usize = 4095;
 /// Most groups a process can belong to (`NGROUPS_MAX`).
 const MAX_GROUPS: u64 = 65536;
 
+/// A user that a process becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
 /// A line of an id map: `count` ids from `inner` on in the namespace are those from `outer` on outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdMap {

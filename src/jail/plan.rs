@@ -7,11 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::choice::Choice;
-use super::ids::{self, Caller, IdMap, Ids, IdsError};
+use super::ids::{self, Caller, IdMap, Ids, IdsError, User};
 use super::mounts::{self, Bind, Kind, Lookup, MountFault, Why, Wish};
 use super::program::{self, Files};
 use super::step::Step;
-use super::vmm::User;
 use crate::sys::Errno;
 use crate::sys::creds;
 use crate::sys::landlock::{self, access};

@@ -7,18 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::bpf::Instruction;
+use super::ids::User;
 use super::own::OwnFilters;
 use super::parent::ParentFault;
 use crate::sys::{Errno, creds};
-
-/// A user to become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-}
 
 /// What the VMM gives up. Capabilities always go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,12 +9,9 @@ use super::ids::Objects;
 use super::written::WrittenMemory;
 use crate::kvm::Vm;
 use crate::sys::errno::Errno;
-use crate::sys::{file, memfd};
+use crate::sys::{PAGE, file, memfd};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use outboard_wire::control::{CreateMemory, MEMORY_DIRTY_LOG, MEMORY_READ_ONLY};
-
-/// Bytes of a page, the unit of slots and dirty logs.
-pub const PAGE: u64 = 4096;
 
 /// What is kept of a slot; its mapping is kept by the VM.
 #[derive(Clone, Copy, Debug)]

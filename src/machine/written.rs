@@ -9,9 +9,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::memory::PAGE;
 use crate::kvm::DirtyLogs;
-use crate::sys::Errno;
+use crate::sys::{Errno, PAGE};
 use outboard_wire::control::CreateMemory;
 
 /// Bytes that are compared at once: a cache line.

@@ -17,15 +17,13 @@ use kvm_bindings::{
 };
 use memmap2::MmapRaw;
 
+use super::PAGE;
 use super::errno::Errno;
 use super::ioctl;
 use super::kvm_requests::{
     KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_ENABLE_CAP, KVM_GET_DIRTY_LOG, KVM_SET_USER_MEMORY_REGION,
     KVM_X86_SET_MSR_FILTER,
 };
-
-/// Bytes in a page of guest memory, the unit of the dirty log.
-const PAGE: u64 = 4096;
 
 /// Guest memory as one slot sees it.
 struct Slot {

@@ -28,3 +28,6 @@ pub mod tun;
 pub mod uring;
 
 pub use errno::Errno;
+
+/// Bytes of a page of x86-64, the unit of memory slots and dirty logs.
+pub const PAGE: u64 = 4096;

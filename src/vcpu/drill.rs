@@ -8,7 +8,7 @@ use crate::kvm::{KvmError, Space, Vcpu};
 /// Bytes of memory that it takes: four page tables and a page of code.
 pub const BYTES: usize = 5 * PAGE;
 
-const PAGE: usize = 4096;
+const PAGE: usize = crate::sys::PAGE as usize;
 const PRESENT_WRITABLE: u64 = 3;
 /// Cache disable and write through, as for a device.
 const DEVICE: u64 = 0x18;

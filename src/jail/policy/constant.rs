@@ -1,8 +1,7 @@
 //! The value of a constant expression: names, numbers, `~`, `|`, parentheses.
 
-use super::error::Fault;
+use super::error::{Fault, Wrong};
 use super::lines::Piece;
-use super::rule::Wrong;
 use crate::jail::constants;
 
 /// How deeply parentheses may be nested; real policies have one level.

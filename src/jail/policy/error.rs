@@ -23,6 +23,13 @@ impl fmt::Display for Place {
     }
 }
 
+/// A fault, and the offset in the line where it is.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub at: usize,
+    pub fault: Fault,
+}
+
 /// Why a policy is refused: the place, and one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {fault}")]

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::error::{Fault, Place, PolicyError, Warning, WarningKind};
+use super::error::{Fault, Place, PolicyError, Warning, WarningKind, Wrong};
 use super::lines::{Line, Piece, lines, quote};
-use super::rule::{self, Wrong};
+use super::rule;
 use super::{Mode, Policy, Rule, Verdict};
 use crate::jail::syscalls;
 use crate::sys::Errno;

@@ -1,17 +1,10 @@
 //! What stands behind the colon of a rule.
 
 use super::constant;
-use super::error::Fault;
+use super::error::{Fault, Wrong};
 use super::lines::{Piece, quote};
 use super::{Condition, Mode, Op, Refusal, Verdict};
 use crate::jail::call::MAX_ERRNO;
-
-/// A fault, and the offset in the line where it is.
-#[derive(Debug)]
-pub(super) struct Wrong {
-    pub at: usize,
-    pub fault: Fault,
-}
 
 /// Words of the other dialect that stand in the place of a policy.
 const OTHER_DIALECT: [&str; 9] =
