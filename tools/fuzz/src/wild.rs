@@ -331,8 +331,9 @@ impl Wild {
     fn flood(&mut self, input: &mut Input<'_>) {
         let kind = Kind::ALL[usize::from(input.byte()) % Kind::ALL.len()] as u16;
         let (count, body) = (input.byte(), input.bytes(16));
+        // Until the VMM has no room left: it does not go on while nobody reads what it says.
         if let Some(talk) = self.talk() {
-            (0..count).for_each(|_| talk.send(kind, &body, &[]));
+            let _ = (0..count).all(|_| talk.send(kind, &body, &[]));
         }
     }
 
@@ -353,22 +354,24 @@ impl Wild {
 }
 
 impl Talk {
-    /// Sends the next request.
-    fn send(&mut self, kind: u16, body: &[u8], fds: &[BorrowedFd<'_>]) {
+    /// Sends the next request. Returns whether there was room for it.
+    fn send(&mut self, kind: u16, body: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
         self.sequence = self.sequence.wrapping_add(1);
         let header = Header { body_len: body.len() as u32, ..Header::request(kind, self.sequence, 0, fds.len()) };
         let mut message = header.as_bytes().to_vec();
         message.extend_from_slice(body);
-        self.give(&message, fds);
+        self.give(&message, fds)
     }
 
-    /// Sends anything, if the VMM has room for it: it need not listen to one who floods it.
-    fn give(&self, message: &[u8], fds: &[BorrowedFd<'_>]) {
+    /// Sends anything, if the VMM has room for it: it need not listen to one who floods it. Returns whether it had.
+    fn give(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
         let mut polled = [PollFd::new(&self.socket, PollFlags::OUT)];
         let limit = Timespec { tv_sec: 0, tv_nsec: SHORT.as_nanos() as i64 };
-        if poll(&mut polled, Some(&limit)).is_ok_and(|ready| ready > 0) {
+        let room = poll(&mut polled, Some(&limit)).is_ok_and(|ready| ready > 0);
+        if room {
             let _ = socket::send(self.socket.as_fd(), message, fds);
         }
+        room
     }
 
     /// The body and the descriptors of a reply, if one comes.
