@@ -1,5 +1,6 @@
 //! The plugin's half: serves the accesses of a row and notes the TSC of each exit.
 
+use std::hint::black_box;
 use std::num::NonZeroU16;
 
 use outboard_plugin::kvm_bindings::kvm_regs;
@@ -109,16 +110,22 @@ fn start(mut init: Stopped<'_>, row: &Row) -> Result<(), Error> {
     (sregs.ds.base, sregs.ds.selector) = (NOWHERE, (NOWHERE / 16) as u16);
     init.set_sregs(&sregs)?;
     init.set_regs(&kvm_regs { rip: CODE.into(), rflags: 2, rdx: PORT.into(), ..kvm_regs::default() })?;
-    if row.registers == Registers::RideAlong {
+    if matches!(row.registers, Registers::Read | Registers::RideAlong) {
         init.want_registers(Files::REGS);
     }
     Ok(())
 }
 
 fn answer(mut write: Write<'_>, registers: Registers) -> Result<(), Error> {
-    if registers != Registers::Untouched {
-        let regs = write.regs()?;
-        write.set_regs(&regs)?;
+    match registers {
+        Registers::Untouched => Ok(()),
+        Registers::Read => {
+            black_box(write.regs()?);
+            Ok(())
+        }
+        Registers::RideAlong | Registers::Unannounced => {
+            let regs = write.regs()?;
+            write.set_regs(&regs)
+        }
     }
-    Ok(())
 }

@@ -7,6 +7,8 @@ use outboard_bench::guest::Access;
 pub enum Registers {
     /// Nothing.
     Untouched,
+    /// They ride along and are read.
+    Read,
     /// They ride along, are read, and are set again with the answer.
     RideAlong,
     /// As `RideAlong`, but the plugin never said that it wants them: the first ones are commands, until the SDK has learned.
@@ -32,13 +34,14 @@ const fn plain(name: &'static str, access: Access, kind: &'static str) -> Row {
     Row { name, access, posted: false, registers: Registers::Untouched, kind }
 }
 
-/// All of them. The first is what the one with registers is compared with.
-pub const ROWS: [Row; 7] = [
+/// All of them. The first is what those with registers are compared with.
+pub const ROWS: [Row; 8] = [
     plain("port out", Access::port(true, 1), "port write"),
     plain("port in", Access::port(false, 1), "port read"),
     plain("mmio write", Access::mmio(true, 1), "mmio write"),
     plain("mmio read", Access::mmio(false, 1), "mmio read"),
     Row { posted: true, ..plain("port out, posted", Access::port(true, 1), "port posted write") },
+    Row { registers: Registers::Read, ..plain("port out, registers read", Access::port(true, 1), "port write") },
     Row { registers: Registers::RideAlong, ..plain("port out, registers along", Access::port(true, 1), "port write") },
     Row {
         registers: Registers::Unannounced,
@@ -68,7 +71,7 @@ impl Row {
             _ if together && self.registers == Registers::Untouched => Bound::Futexes,
             (Registers::Untouched, false) if apart => Bound::Exchange,
             (Registers::Untouched, true) if apart => Bound::Posted,
-            (Registers::RideAlong, _) if apart => Bound::Registers,
+            (Registers::Read | Registers::RideAlong, _) if apart => Bound::Registers,
             _ => Bound::None,
         }
     }
