@@ -1,7 +1,7 @@
 //! `--irqchip`: what each choice has, and what is refused because it is missing.
 
 use outboard_plugin::kvm_bindings::{kvm_regs, kvm_vcpu_events};
-use outboard_plugin::{Connection, Event, Exit, Exits, IrqRoute, IrqTarget, Space};
+use outboard_plugin::{Connection, Error, Event, Exit, Exits, IrqRoute, IrqTarget, Space, Vcpu};
 
 use crate::common::guest::real_mode;
 use crate::common::machine::{begin, connect, refused, written};
@@ -104,15 +104,21 @@ real_mode!(halts_and_counts:
     "iret",
 );
 
+/// Starts vCPU 0 in a VM in which nobody emulates its APIC.
+fn begin_without_apic(vm: &Connection) -> Result<Vcpu, Error> {
+    let mut vcpu = vm.vcpu(0)?;
+    let Event::Init(mut init) = vcpu.wait()? else { panic!("the first event is INIT") };
+    crate::common::machine::enter_without_apic(&mut init)?;
+    drop(init);
+    Ok(vcpu)
+}
+
 fn a_plugin_interrupts_a_guest_without_irqchip() -> Tested {
     let (mut vm, _memory) = connect(halts_and_counts())?;
     vm.reserve(Space::Port, 0x10..0x11)?;
     vm.subscribe(Exits::HALT, &[])?;
     vm.start()?;
-    let mut vcpu = vm.vcpu(0)?;
-    let Event::Init(mut init) = vcpu.wait()? else { panic!("the first event is INIT") };
-    crate::common::machine::enter_without_apic(&mut init)?;
-    drop(init);
+    let mut vcpu = begin_without_apic(&vm)?;
     for count in 1..=3 {
         let Event::Exit(mut halt) = vcpu.wait()? else { panic!("the guest halts") };
         assert_eq!(halt.exit(), Exit::Halt);
@@ -131,10 +137,7 @@ fn halts_reach_who_asks() -> Tested {
     vm.reserve(Space::Port, 0x10..0x11)?;
     vm.subscribe(Exits::HALT, &[])?;
     vm.start()?;
-    let mut vcpu = vm.vcpu(0)?;
-    let Event::Init(mut init) = vcpu.wait()? else { panic!("the first event is INIT") };
-    crate::common::machine::enter_without_apic(&mut init)?;
-    drop(init);
+    let mut vcpu = begin_without_apic(&vm)?;
     for count in 1..=100 {
         let Event::Exit(mut halt) = vcpu.wait()? else { panic!("the guest halts") };
         assert_eq!(halt.exit(), Exit::Halt);
@@ -161,10 +164,7 @@ fn a_halt_that_nobody_asked_for_ends_the_vm() -> Tested {
     vm.subscribe(Exits::HALT, &[])?;
     vm.subscribe(Exits::NONE, &[])?;
     vm.start()?;
-    let mut vcpu = vm.vcpu(0)?;
-    let Event::Init(mut init) = vcpu.wait()? else { panic!("the first event is INIT") };
-    crate::common::machine::enter_without_apic(&mut init)?;
-    drop(init);
+    let mut vcpu = begin_without_apic(&vm)?;
     match vcpu.wait()? {
         Event::Shutdown => Ok(()),
         other => panic!("{other:?} instead of the end"),
