@@ -86,7 +86,7 @@ fn drive(host: &mut Host, lines: &mut Lines, input: &mut Input<'_>) {
         let mut owed = true;
         match op % 10 {
             0 => {
-                if !lines.enter() {
+                if !lines.enter(PATIENCE) {
                     return;
                 }
             }

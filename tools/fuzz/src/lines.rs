@@ -116,23 +116,24 @@ impl Lines {
     }
 
     /// Gets a file and leaves its bytes in the block; the event at hand is the reply then. False if the VM has ended.
-    fn get(&mut self, file: File) -> bool {
+    fn get(&mut self, file: File, patience: Duration) -> bool {
         self.answer(&Answer { kind: answer_kind::GET, file: file as u32, count: 1, ..Answer::default() });
-        matches!(self.next(PATIENCE), Heard::Event(_))
+        matches!(self.next(patience), Heard::Event(_))
     }
 
-    fn set(&mut self, file: File, bytes: &[u8]) -> bool {
+    fn set(&mut self, file: File, bytes: &[u8], patience: Duration) -> bool {
         self.bulk(bytes);
         let length = bytes.len() as u32;
         self.answer(&Answer { kind: answer_kind::SET, file: file as u32, count: 1, length, ..Answer::default() });
-        matches!(self.next(PATIENCE), Heard::Event(_))
+        matches!(self.next(patience), Heard::Event(_))
     }
 
-    /// Starts the guest at [`CODE`] in real mode. False if the VM has ended.
-    pub fn enter(&mut self) -> bool {
+    /// Starts the guest at [`CODE`] in real mode, with so much time for each answer of the VMM. False if the VM has ended, or
+    /// if no answer comes, as when the lines were mapped anew in the middle of an exchange.
+    pub fn enter(&mut self, patience: Duration) -> bool {
         // Refused where there are no local APICs, which is as good.
         let runnable = MpState(kvm_bindings::kvm_mp_state { mp_state: 0 });
-        if !self.set(File::MpState, bytes_of(&runnable)) || !self.get(File::Sregs) {
+        if !self.set(File::MpState, bytes_of(&runnable), patience) || !self.get(File::Sregs, patience) {
             return false;
         }
         let mut sregs = Sregs::zeroed();

@@ -250,7 +250,7 @@ impl Wild {
         if let Some((lines, event)) = self.vcpu(input)
             && event.take().is_some()
         {
-            lines.enter();
+            lines.enter(SHORT);
         }
     }
 
