@@ -44,7 +44,7 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     samples: Option<PathBuf>,
     /// Milliseconds between two looks
-    #[arg(long, default_value_t = 250, value_name = "MS")]
+    #[arg(long, default_value_t = 50, value_name = "MS")]
     interval: u64,
 }
 
