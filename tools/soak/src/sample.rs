@@ -133,7 +133,7 @@ mod tests {
         let sample = Sample::of(std::process::id()).expect("this process");
         assert!(sample.memory > 0 && sample.descriptors > 2 && sample.threads > 0, "{sample:?}");
         assert_eq!(Sample::of(u32::MAX), None);
-        let more: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").expect("/dev/null")).collect();
+        let more: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").expect("/dev/null")).collect();
         let with_more = Sample::of(std::process::id()).expect("this process");
         assert!(with_more.descriptors >= more.len() as u64 + 3, "{with_more:?}");
     }
