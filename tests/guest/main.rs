@@ -25,6 +25,7 @@ mod surface_exits;
 mod surface_irqchip;
 mod surface_net;
 mod surface_state;
+mod times;
 
 fn main() -> std::process::ExitCode {
     common::suite::main(&[
@@ -48,5 +49,6 @@ fn main() -> std::process::ExitCode {
         surface_irqchip::CASES,
         surface_net::CASES,
         surface_state::CASES,
+        times::CASES,
     ])
 }
