@@ -12,10 +12,12 @@ use outboard::sys::memfd::{self, Seals};
 use outboard::sys::process::pipe;
 use outboard_plugin::{Connection, Error, Event, GuestMemory, RawEvent, Space, Vcpu};
 use outboard_wire::block::STRIDE;
-use outboard_wire::control::{CheckExtension, CreateMemory, ROUTE_MSI, Route, SetRoutes, Start};
+use outboard_wire::control::{
+    CheckExtension, CreateIrqEvent, CreateMemory, DestroyIrqEvent, Kind, ObjectId, ROUTE_MSI, Route, SetRoutes, Start,
+};
 use outboard_wire::limits::{INLINE_ROUTES, MAX_ROUTES};
 use outboard_wire::line::{Answer, event_kind};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::around::{breach, ends, start, start_program, verdict};
 use crate::common::cage::Cage;
@@ -32,6 +34,9 @@ pub const CASES: &[Case] = &[
     ends!(memory_that_is_punched_and_written_under_the_guest, 0),
     ends!(sixteen_thousand_objects_and_no_more, 0),
     case!(runs_the_vmm_out_of_descriptors).around(with_few_descriptors).only(&[Cage::Caged, Cage::Uncaged]),
+    case!(sends_descriptors_that_the_vmm_has_no_room_for)
+        .around(with_few_descriptors)
+        .only(&[Cage::Caged, Cage::Uncaged]),
     ends!(pauses_in_a_storm_from_sixteen_threads, 0),
     ends!(signals_every_eventfd_without_end, 0),
     ends!(floods_many_connections_while_the_guest_runs, 0),
@@ -238,6 +243,37 @@ fn runs_the_vmm_out_of_descriptors() -> Tested {
         vm.msr_indices()?;
         drop(vm.new_connection()?);
     }
+    Ok(())
+}
+
+/// What the kernel had to drop from a message is no fault of the plugin, and what came of it is not kept.
+fn sends_descriptors_that_the_vmm_has_no_room_for() -> Tested {
+    let (mut raw, _hello, _fds) = Raw::greeted();
+    let event = |gsi| CreateIrqEvent { gsi, flags: 0 };
+    let mut made = Vec::new();
+    loop {
+        let reply = raw.call(&event(5), &[]);
+        if reply.status != 0 {
+            assert_eq!(reply.status, -libc::EMFILE, "after {} irq events", made.len());
+            break;
+        }
+        made.push(ObjectId::read_from_bytes(&reply.body).expect("an id"));
+    }
+    assert!(made.len() > 5, "{} irq events", made.len());
+    let slot = CreateMemory { offset: 0, length: 4096, start: 0, flags: 0, reserved: 0 };
+    let four = [0, 1, 2, 0];
+    for _ in 0..100 {
+        raw.request(Kind::CreateMemory as u16, slot.as_bytes(), &four);
+        assert_eq!(raw.reply().status, -libc::EMFILE);
+    }
+    // What needs none goes on, and with room again the same message is what it is: one of too many descriptors.
+    raw.must(&CheckExtension { capability: 0 }, &[]);
+    for id in made {
+        raw.must(&DestroyIrqEvent { id: id.id }, &[]);
+    }
+    raw.request(Kind::CreateMemory as u16, slot.as_bytes(), &four);
+    assert_eq!(raw.reply().status, -libc::EINVAL);
+    raw.must(&event(5), &[]);
     Ok(())
 }
 
