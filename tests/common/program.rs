@@ -278,6 +278,13 @@ impl Done {
         );
         self
     }
+
+    /// The report of a run with `--json`: the last line of standard output.
+    #[allow(dead_code, reason = "each test executable uses its part")]
+    #[track_caller]
+    pub fn report(&self) -> serde_json::Value {
+        serde_json::from_str(self.stdout.lines().last().expect("a report")).expect("JSON")
+    }
 }
 
 fn texts(stdout: &str, stderr: &str) -> String {

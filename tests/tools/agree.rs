@@ -90,8 +90,7 @@ fn stat_trace_report_and_plugin_agree(case: &Case) -> Tested {
     vm.tell("on");
     let done = vm.ended();
     done.expect(0);
-    let report = done.stdout.lines().last().expect("a report").to_owned();
-    let (stat, report): (Value, Value) = (serde_json::from_str(&stat.stdout)?, serde_json::from_str(&report)?);
+    let (stat, report): (Value, Value) = (serde_json::from_str(&stat.stdout)?, done.report());
     let find = |rows: &Value, name: &str| {
         let rows = rows.as_array().expect("rows").clone();
         rows.into_iter().find(|row| row["exit"] == name && row["range"]["start"].as_u64().is_none_or(|at| at == 0x10))
