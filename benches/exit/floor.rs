@@ -22,21 +22,20 @@ use crate::subject::Subject;
 use outboard_bench::guest::{self, BARRIER, CODE, MEMORY, NOWHERE, PORT};
 
 /// What the kernel asks before each `KVM_RUN`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Filters {
     /// The filters of a VMM's vCPU thread.
-    Vmm,
+    Vmm(OwnFilters),
     /// The shortest that there is: one instruction, which allows. It takes what any filter takes.
     Shortest,
 }
 
 impl Filters {
     /// Loads them for this thread, which never gets rid of them.
-    fn load(self) -> Result<(), Errno> {
+    fn load(&self) -> Result<(), Errno> {
         seccomp::set_no_new_privs()?;
         match self {
-            Filters::Vmm => {
-                let own = OwnFilters::new();
+            Filters::Vmm(own) => {
                 own.confine_main()?;
                 seccomp::load(&own.vcpu(), Scope::Thread, false)
             }
@@ -83,7 +82,7 @@ impl Bare {
     }
 
     /// Runs on a thread of its own, because no thread gets rid of its filters.
-    fn run_filtered(&mut self, filters: Filters) -> Vec<u64> {
+    fn run_filtered(&mut self, filters: &Filters) -> Vec<u64> {
         let run = || {
             // A table of descriptors that nobody shares, as the thread of the floor has it.
             self.vcpu.keep_only(&[]).and_then(|()| filters.load()).expect("filters of our own");
@@ -118,8 +117,8 @@ impl Subject for Bare {
     fn chunk(&mut self) -> Vec<u64> {
         let before = pin::allowed();
         pin::pin(&self.cpus);
-        let left = match self.filters {
-            Some(filters) => self.run_filtered(filters),
+        let left = match self.filters.clone() {
+            Some(filters) => self.run_filtered(&filters),
             None => self.run(),
         };
         pin::pin(&before);

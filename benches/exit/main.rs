@@ -25,6 +25,7 @@ use common::place::Place;
 use common::report::Report;
 use common::vmm::PLUGIN;
 use floor::{Bare, Filters};
+use outboard::jail::own::OwnFilters;
 use outboard_bench::guest::Access;
 use outboard_wire::clock;
 use plugin::Served;
@@ -74,7 +75,7 @@ fn references(args: &Args, place: &Place, table: &mut Table<'_>) {
     reference("two pipes", &|| echo(Box::new(Pipes::new(&place.plugin))));
     reference("two futexes", &|| echo(Box::new(Futexes::new(&place.plugin))));
     reference("bare, registers in the run page", &|| bare().with_registers());
-    reference("bare, under the VMM's filters", &|| bare().with_filters(Filters::Vmm));
+    reference("bare, under the VMM's filters", &|| bare().with_filters(Filters::Vmm(OwnFilters::new())));
     reference("bare, under a filter of one instruction", &|| bare().with_filters(Filters::Shortest));
 }
 
