@@ -1,7 +1,6 @@
 //! What plugins write into the lines of a vCPU: what breaks the protocol, what is refused, and what does not matter.
 
 use outboard_plugin::bytemuck::{Zeroable, bytes_of};
-use outboard_wire::block::ToVmm;
 use outboard_wire::control::CheckExtension;
 use outboard_wire::kvm_abi::{File, MpState, Sregs};
 use outboard_wire::limits::{MAX_CPUID, MAX_MSRS};
@@ -14,7 +13,7 @@ use crate::around::{PROTOCOL, breach, ends, run, start_program, verdict};
 use crate::common::guest::real_mode;
 use crate::common::suite::{Case, Tested, case};
 use crate::random::Random;
-use crate::raw::{Bench, resume, wait_for_death};
+use crate::raw::{Bench, resume, wait_for_death, wake};
 
 pub const CASES: &[Case] = &[
     breach!(answers_the_event_before_the_last: "on vCPU 0 the plugin answered event 2 while event 4 was waiting for an answer"),
@@ -74,13 +73,6 @@ fn answer_as(bench: &Bench, seq: u32, answer: &Answer) -> Tested {
     bench.to_vmm.answer.publish(seq, answer);
     wake(&bench.to_vmm);
     wait_for_death()
-}
-
-/// Wakes the VMM's thread, should it sleep.
-fn wake(to_vmm: &ToVmm) {
-    let bell = &to_vmm.answer.doorbell;
-    bell.fetch_add(1, Ordering::SeqCst);
-    futex::wake(bell);
 }
 
 /// Answers the first read of [`echo`], which is event 4 behind INIT and two commands.

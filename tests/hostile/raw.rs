@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use outboard_plugin::GuestMemory;
 use outboard_plugin::bytemuck::{Pod, bytes_of, bytes_of_mut};
@@ -16,7 +17,7 @@ use outboard_wire::line::{Answer, Event, FILE_REGS, FILE_SREGS, answer_kind, eve
 use outboard_wire::page::{Access, BlockRef, Blocks};
 use outboard_wire::plugin_end::{Incoming, PluginEnd};
 use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
-use outboard_wire::{socket, words};
+use outboard_wire::{futex, socket, words};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::common::machine::{CODE, MEMORY};
@@ -234,6 +235,13 @@ impl Bench {
 
 fn view(blocks: &Arc<Blocks<ToVmm>>) -> BlockRef<ToVmm> {
     BlockRef::new(blocks, 0).expect("a block")
+}
+
+/// Wakes the VMM's thread, should it sleep.
+pub fn wake(to_vmm: &ToVmm) {
+    let bell = &to_vmm.answer.doorbell;
+    bell.fetch_add(1, Ordering::SeqCst);
+    futex::wake(bell);
 }
 
 /// A resume with the rest as given.
