@@ -2,10 +2,7 @@
 //!
 //! An executable of its own, whose tests run one after the other, because they look at the clock.
 //!
-//! Two things beyond the program may take longer. The kernel takes a VM down when its last descriptor is closed, which waits
-//! for several grace periods and cannot be interrupted; a child that has not become the plugin yet holds that descriptor too.
-//! And on a busy machine a process waits for a CPU. Both are asked of the kernel (the stacks of the threads, the pressure of
-//! the CPUs), counted, and allowed for a few kills only.
+//! What the limit does not hold for is in [`measure`], is asked of the kernel, and is allowed for a few kills only.
 
 #![allow(missing_docs)]
 
@@ -17,6 +14,7 @@ mod around;
 mod common;
 #[path = "../common/mark.rs"]
 mod mark;
+mod measure;
 #[path = "../hostile/random.rs"]
 #[allow(dead_code, reason = "shared with tests/hostile")]
 mod random;
@@ -33,6 +31,7 @@ use around::{Marked, start, start_program, verdict};
 use common::guest::real_mode;
 use common::machine::{begin, connect};
 use common::suite::{Case, Tested, case};
+use measure::{Rest, measure, within_the_limit};
 use random::Random;
 use sys::Process;
 
@@ -49,10 +48,8 @@ const CASES: &[Case] = &[
 
 /// Kills of each side.
 const KILLS: usize = 200;
-/// What the other side has.
-const LIMIT: Duration = Duration::from_millis(100);
 /// The longest time to wait for what has no limit here, such as the start of a process.
-const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(30);
 /// A run is deep in exits well before this many microseconds.
 const LATEST_MOMENT: u64 = 30_000;
 
@@ -137,103 +134,6 @@ fn plugin_of(vmm: i32) -> Process {
     }
 }
 
-/// How long a process lives on, or who carries a mark.
-enum Rest<'a> {
-    Process(&'a Process, i32),
-    Mark(&'a str),
-}
-
-impl Rest<'_> {
-    /// Waits for the end; false if that takes longer.
-    fn ends_within(&self, limit: Duration) -> bool {
-        let begin = Instant::now();
-        match self {
-            Rest::Process(process, _) => process.ends_within(limit),
-            // The environment of a process cannot be seen while it becomes another program: one look may miss it.
-            Rest::Mark(mark) => {
-                let mut unseen = 0;
-                while unseen < 3 {
-                    unseen = if mark::carriers(mark).is_empty() { unseen + 1 } else { 0 };
-                    if begin.elapsed() > limit {
-                        return false;
-                    }
-                }
-                true
-            }
-        }
-    }
-
-    /// Numbers of the processes that live.
-    fn pids(&self) -> Vec<i32> {
-        match self {
-            Rest::Process(_, pid) => vec![*pid],
-            Rest::Mark(mark) => mark::carriers(mark),
-        }
-    }
-}
-
-/// What one kill came to.
-struct Measured {
-    time: Duration,
-    /// Why the limit does not hold for it, if it took longer.
-    excuse: Option<String>,
-}
-
-/// Waits until nothing is left, from now on.
-fn measure(rest: &Rest<'_>) -> Measured {
-    let (begin, pressure) = (Instant::now(), cpu_pressure());
-    if rest.ends_within(LIMIT) {
-        return Measured { time: begin.elapsed(), excuse: None };
-    }
-    let pids = rest.pids();
-    let in_kernel = !pids.is_empty() && pids.into_iter().all(is_taken_down_by_the_kernel);
-    assert!(rest.ends_within(LONG), "{:?} do not end at all", rest.pids());
-    let time = begin.elapsed();
-    let stalled = cpu_pressure().saturating_sub(pressure);
-    let excuse = if in_kernel {
-        Some("the kernel was taking the VM down".to_owned())
-    } else {
-        (time.saturating_sub(stalled) <= LIMIT).then(|| format!("the CPUs were short for {stalled:?}"))
-    };
-    Measured { time, excuse }
-}
-
-/// How long processes have waited for a CPU since the machine started, by the kernel's own count; zero without it.
-fn cpu_pressure() -> Duration {
-    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
-    let some = text.lines().next().and_then(|line| line.split_once("total=")?.1.trim().parse().ok());
-    Duration::from_micros(some.unwrap_or(0))
-}
-
-/// True if all threads of a process are dead or within the kernel's destruction of a VM. Only root sees that.
-fn is_taken_down_by_the_kernel(pid: i32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
-    threads.flatten().all(|thread| {
-        let read = |name| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-        let (stack, stat) = (read("stack"), read("stat"));
-        let dead = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-        // A thread of the kernel's own that belongs to the VM ends with it.
-        dead || stack.contains("kvm_destroy_vm") || stack.contains("vhost_task_fn")
-    })
-}
-
-/// Asserts the limit, and says how it went.
-#[track_caller]
-fn within_the_limit(what: &str, kills: &[Measured], seed: u64) {
-    let over: Vec<&Measured> = kills.iter().filter(|kill| kill.time > LIMIT).collect();
-    let said = |kill: &&Measured| format!("{:?}: {}", kill.time, kill.excuse.as_deref().unwrap_or("no excuse"));
-    let list: Vec<String> = over.iter().map(said).collect();
-    let mut times: Vec<Duration> = kills.iter().map(|kill| kill.time).collect();
-    times.sort_unstable();
-    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
-    println!(
-        "{what}: {} kills, seed {seed}: median {median:?}, longest {longest:?}; over {LIMIT:?}: {list:?}",
-        kills.len()
-    );
-    assert!(over.iter().all(|kill| kill.excuse.is_some()), "{what}, seed {seed}: {list:#?}");
-    assert!(over.len() <= kills.len() / 10, "{what}, seed {seed}: too many excuses: {list:#?}");
-}
-
 /// Lets the tests of this executable run one at a time.
 fn alone() -> impl Drop {
     static ONE: Mutex<()> = Mutex::new(());
@@ -293,7 +193,7 @@ fn gone_after(mut marked: Marked, kill: impl FnOnce(i32) -> std::io::Result<()>)
     kill(marked.running.pid())?;
     await_end(&vmm);
     let gone = measure(&Rest::Mark(&marked.mark));
-    assert!(gone.time <= LIMIT || gone.excuse.is_some(), "the plugin was gone after {:?}", gone.time);
+    assert!(gone.is_good(), "the plugin was gone after {}", gone.said());
     await_end(&plugin);
     assert_eq!(marked.ended().status.code(), None);
     Ok(())
