@@ -17,6 +17,7 @@ pub mod action;
 pub mod control;
 pub mod drill;
 pub mod ended;
+pub mod exchange;
 pub mod exits;
 pub mod registers;
 pub mod run;

@@ -5,37 +5,31 @@ use core::sync::atomic::Ordering;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::action::{self, Action, decide};
+use super::action::{Action, decide};
 use super::control::Control;
-use super::ended::{Ended, GuestEnd};
+use super::ended::Ended;
+use super::exchange::{Exchange, Moment, guest_end};
 use super::exits;
 use super::registers::Registers;
 use super::seam::{Point, Seam};
 use super::spread::Spread;
 use super::stats::Stats;
 use super::tracer::Tracer;
-use crate::kvm::{Access, Exit, Space, Vcpu};
+use crate::kvm::{Access, Vcpu};
 use crate::machine::rules::{Hint, RulesView};
 use crate::sys::{Errno, affinity, signal};
 use outboard_wire::clock;
-use outboard_wire::error::Violation;
 use outboard_wire::limits::MAX_STRING;
-use outboard_wire::line::{Answer, Event, FILES, FLAG_STRING, answer_kind, event_kind};
+use outboard_wire::line::{Event, event_kind};
 use outboard_wire::page::BlockRef;
-use outboard_wire::posted::PostedWrite;
 use outboard_wire::stats::VcpuStats;
 use outboard_wire::stats::cell::{self, Cell};
-use outboard_wire::vmm_end::{self, VmmEnd};
-use outboard_wire::words;
+use outboard_wire::vmm_end::VmmEnd;
 
 /// A vCPU that is not made yet: all of its [`Runner`] but itself. When it is dropped, the plugin is told of the end.
 pub struct Waiting {
-    end: VmmEnd,
-    control: Arc<Control>,
+    exchange: Exchange,
     rules: RulesView,
-    registers: Registers,
-    stats: Stats,
-    tracer: Tracer,
     roams: bool,
 }
 
@@ -51,7 +45,8 @@ impl Waiting {
         tracer: Tracer,
     ) -> Waiting {
         let (registers, stats) = (Registers::new(sync_caps), Stats::new(stats));
-        Waiting { end, control, rules, registers, stats, tracer, roams: false }
+        let exchange = Exchange { end, control, registers, stats, tracer, seam: Seam::default() };
+        Waiting { exchange, rules, roams: false }
     }
 
     /// Lets the thread move among its CPUs to get out of the plugin's way.
@@ -62,35 +57,22 @@ impl Waiting {
 
     /// The runner for the vCPU, now that there is one.
     pub fn with(self, vcpu: Vcpu) -> Runner {
-        let Waiting { end, control, rules, registers, stats, tracer, roams } = self;
-        let (seam, spread, access_open) = (Seam::default(), Spread::default(), false);
-        Runner { end, vcpu, control, rules, registers, stats, tracer, seam, spread, roams, access_open }
+        let Waiting { exchange, rules, roams } = self;
+        Runner { exchange, vcpu, rules, spread: Spread::default(), roams, access_open: false }
     }
 }
 
 /// Everything that a vCPU's thread owns.
 pub struct Runner {
     /// Dropped first, so that the plugin learns of the end before the vCPU is taken down.
-    end: VmmEnd,
+    exchange: Exchange,
     vcpu: Vcpu,
-    control: Arc<Control>,
     rules: RulesView,
-    registers: Registers,
-    stats: Stats,
-    tracer: Tracer,
-    seam: Seam,
     spread: Spread,
     /// The thread may choose among its CPUs.
     roams: bool,
     /// An access was handed out that KVM completes only when it is entered again.
     access_open: bool,
-}
-
-/// When and where the guest left.
-#[derive(Clone, Copy)]
-struct Moment {
-    tsc: u64,
-    cpu: u32,
 }
 
 impl Runner {
@@ -112,45 +94,45 @@ impl Runner {
     pub fn run(&mut self) -> Ended {
         let kicked = self.vcpu.page().kick_scope();
         let thread = signal::gettid();
-        self.control.set_thread(Some(thread));
-        self.stats.set_thread(thread.0);
+        self.exchange.control.set_thread(Some(thread));
+        self.exchange.stats.set_thread(thread.0);
         let Err(ended) = self.run_guest();
-        self.control.set_thread(None);
-        self.stats.set_thread(0);
+        self.exchange.control.set_thread(None);
+        self.exchange.stats.set_thread(0);
         drop(kicked);
-        self.stats.settle_with(self.end.counts());
+        self.exchange.stats.settle_with(self.exchange.end.counts());
         ended
     }
 
     fn run_guest(&mut self) -> Result<Infallible, Ended> {
         let (tsc, cpu) = clock::now_and_cpu();
         let init = Event { kind: event_kind::INIT, tsc, cpu, ..Event::default() };
-        self.converse(&init, false)?;
-        let drilled = self.control.enter_drill(&self.vcpu);
+        self.exchange.converse(&mut self.vcpu, &init, false)?;
+        let drilled = self.exchange.control.enter_drill(&self.vcpu);
         drilled.map_err(|error| Ended::Run { vcpu: self.id(), errno: error.errno })?;
-        self.stats.note_asked(0, 0);
+        self.exchange.stats.note_asked(0, 0);
         let mut entered = clock::now();
-        self.tracer.entered(entered);
+        self.exchange.tracer.entered(entered);
         loop {
             let exit_at_once = self.look_at_requests()?;
             let hinted = self.rules.current().hint.as_ref().map_or(0, Hint::all_files);
-            self.registers.prepare_run(&mut self.vcpu, hinted);
+            self.exchange.registers.prepare_run(&mut self.vcpu, hinted);
             if exit_at_once {
                 self.vcpu.page().immediate_exit().store(1, Ordering::SeqCst);
             }
-            self.seam.reach(Point::BeforeRun, &self.control);
+            self.exchange.seam.reach(Point::BeforeRun, &self.exchange.control);
             let result = self.vcpu.run();
             let (tsc, cpu) = clock::now_and_cpu();
-            self.seam.reach(Point::AfterRun, &self.control);
+            self.exchange.seam.reach(Point::AfterRun, &self.exchange.control);
             match result {
                 Ok(()) => {
-                    self.stats.note_inside(tsc.wrapping_sub(entered));
+                    self.exchange.stats.note_inside(tsc.wrapping_sub(entered));
                     entered = self.handle_exit(Moment { tsc, cpu })?;
                 }
                 Err(Errno::EINTR) => {
                     // KVM completes an open access before it looks at signals and `immediate_exit`.
                     self.access_open = false;
-                    self.stats.interrupted();
+                    self.exchange.stats.interrupted();
                     entered = tsc;
                 }
                 // A vCPU that waited for its start-up IPI was woken; it has to be entered again.
@@ -166,7 +148,7 @@ impl Runner {
     #[inline]
     fn look_at_requests(&mut self) -> Result<bool, Ended> {
         loop {
-            self.seam.reach(Point::BeforeLook, &self.control);
+            self.exchange.seam.reach(Point::BeforeLook, &self.exchange.control);
             // Timing points 1 and 2: cleared before the look, so that a kick from here on is not lost.
             // Only this thread's own signal handler sets it, so a look before the store loses nothing and saves a locked
             // instruction on the way back to the guest.
@@ -174,34 +156,21 @@ impl Runner {
             if immediate_exit.load(Ordering::SeqCst) != 0 {
                 immediate_exit.store(0, Ordering::SeqCst);
             }
-            if self.control.stopping() {
+            if self.exchange.control.stopping() {
                 return Err(Ended::Stopped);
             }
-            if !self.control.pausing() {
-                if !self.control.held() {
+            if !self.exchange.control.pausing() {
+                if !self.exchange.control.held() {
                     return Ok(false);
                 }
-                self.control.stand_still();
+                self.exchange.control.stand_still();
                 continue;
             }
             if self.access_open {
                 return Ok(true);
             }
-            self.pause()?;
+            self.exchange.pause(&mut self.vcpu)?;
         }
-    }
-
-    #[cold]
-    fn pause(&mut self) -> Result<(), Ended> {
-        let Some(cookie) = self.control.take_pause() else { return Ok(()) };
-        let (tsc, cpu) = clock::now_and_cpu();
-        let files = self.registers.attach(&self.vcpu, self.registers.wanted(), &self.end.to_plugin().files);
-        let paused = Event { kind: event_kind::PAUSED, address: cookie, files, tsc, cpu, ..Event::default() };
-        self.converse(&paused, false)?;
-        let now = clock::now();
-        self.tracer.entered(now);
-        self.stats.note(cell::PAUSE, tsc, now);
-        Ok(())
     }
 
     /// Does what the exit asks for; returns the TSC at its end.
@@ -220,12 +189,12 @@ impl Runner {
             },
         };
         self.access_open = true;
-        if self.spread.observe(at.cpu, self.end.peer_cpu()) {
+        if self.spread.observe(at.cpu, self.exchange.end.peer_cpu()) {
             self.leave_cpu(at.cpu);
         }
         let now = clock::now();
-        self.stats.note(cell, at.tsc, now);
-        if self.control.tracing() {
+        self.exchange.stats.note(cell, at.tsc, now);
+        if self.exchange.control.tracing() {
             self.trace_exit(cell, at.tsc, now);
         }
         Ok(now)
@@ -235,13 +204,13 @@ impl Runner {
     #[cold]
     #[inline(never)]
     fn trace_exit(&mut self, cell: Cell, exit: u64, entered: u64) {
-        if !self.tracer.entered(entered) {
+        if !self.exchange.tracer.entered(entered) {
             let page = self.vcpu.page();
             let access = page.access();
             let data = access.as_ref().map_or(&[][..], |access| page.data(access));
-            self.tracer.unasked(access.as_ref(), data, cell != cell::UNCLAIMED, exit, entered);
+            self.exchange.tracer.unasked(access.as_ref(), data, cell != cell::UNCLAIMED, exit, entered);
         }
-        self.stats.set_dropped(self.tracer.lost());
+        self.exchange.stats.set_dropped(self.exchange.tracer.lost());
     }
 
     /// Serves an access.
@@ -250,22 +219,22 @@ impl Runner {
         let rules = self.rules.current();
         match decide(access, rules) {
             Action::Deliver(place) => {
-                let mut files = self.registers.wanted();
+                let mut files = self.exchange.registers.wanted();
                 if let Some(hint) = &rules.hint
                     && hint.hits(access.space, access.address, access.is_write)
                 {
-                    let compared = self.registers.compared(&self.vcpu);
+                    let compared = self.exchange.registers.compared(&self.vcpu);
                     files |= compared.map_or(0, |registers| hint.files(registers));
                 }
                 if access.length > 8 {
-                    self.deliver_string(access, files, at)?;
+                    self.exchange.deliver_string(&mut self.vcpu, access, files, at)?;
                 } else {
-                    self.deliver(access, files, at)?;
+                    self.exchange.deliver(&mut self.vcpu, access, files, at)?;
                 }
                 Ok(Cell::of_range(place, access.is_write, access.length > u32::from(access.width)))
             }
             Action::Post(place) => {
-                self.post(access, at)?;
+                self.exchange.post(&self.vcpu, access, at)?;
                 Ok(Cell::of_range(place, true, false))
             }
             Action::Unclaimed(byte) => {
@@ -284,174 +253,13 @@ impl Runner {
         let exit = self.vcpu.page().exit();
         match exits::decide(&exit, self.rules.current().subscribed) {
             exits::Action::Tell => {
-                return self.tell(&exit, self.registers.wanted(), at).map(|kind| Some(Cell::of_event(kind)));
+                return self.exchange.tell(&mut self.vcpu, &exit, at).map(|kind| Some(Cell::of_event(kind)));
             }
             exits::Action::Refuse => exits::refuse(self.vcpu.page_mut(), &exit),
             exits::Action::RunOn => return Ok(None),
-            exits::Action::End => return Err(self.guest_end(exit)),
+            exits::Action::End => return Err(guest_end(&self.vcpu, exit)),
         }
         Ok(Some(cell::REFUSED))
-    }
-
-    /// Delivers an access of up to 8 bytes.
-    #[inline]
-    fn deliver(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = action::event(access, at.tsc, at.cpu);
-        if access.is_write {
-            event.data = words::low_bytes(self.vcpu.page().data(access));
-        }
-        if files != 0 {
-            event.files = self.attach(files);
-        }
-        let answer = self.converse(&event, true)?;
-        if event.files != 0 {
-            self.end.to_plugin().files.own(event.files);
-        }
-        if !access.is_write {
-            self.check_length(access, &answer)?;
-            words::put_low_bytes(self.vcpu.page_mut().data_mut(access), answer.data);
-        }
-        Ok(())
-    }
-
-    /// Delivers string I/O.
-    #[cold]
-    #[inline(never)]
-    fn deliver_string(&mut self, access: &Access, files: u8, at: Moment) -> Result<(), Ended> {
-        let mut event = action::event(access, at.tsc, at.cpu);
-        event.flags |= FLAG_STRING;
-        if access.is_write {
-            words::store(&self.end.to_plugin().string, self.vcpu.page().data(access));
-        }
-        event.files = self.attach(files);
-        let answer = self.converse(&event, true)?;
-        if !access.is_write {
-            self.check_length(access, &answer)?;
-            words::load(&self.end.to_vmm().string, self.vcpu.page_mut().data_mut(access));
-        }
-        Ok(())
-    }
-
-    /// Copies register files to where the plugin finds them; returns those that are there.
-    #[inline(never)]
-    fn attach(&mut self, files: u8) -> u8 {
-        let attached = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
-        self.end.to_plugin().files.push(attached);
-        attached
-    }
-
-    #[inline]
-    fn check_length(&self, access: &Access, answer: &Answer) -> Result<(), Ended> {
-        if answer.length != access.length {
-            let violation = Violation::AnswerLength { expected: access.length, got: answer.length };
-            return Err(self.violated(violation));
-        }
-        Ok(())
-    }
-
-    /// Tells the plugin of an exit that is no access, and gives its answer to KVM. Returns the kind of event.
-    fn tell(&mut self, exit: &Exit, files: u8, at: Moment) -> Result<u8, Ended> {
-        let (kind, details) = exits::describe(exit).ok_or_else(|| self.guest_end(*exit))?;
-        let mut event = Event { kind, tsc: at.tsc, cpu: at.cpu, ..Event::default() };
-        details.put(&mut event, &self.end.to_plugin().string);
-        let files = files | exits::files(exit);
-        event.files = self.registers.attach(&self.vcpu, files, &self.end.to_plugin().files);
-        let answer = self.converse(&event, true)?;
-        if exits::gives_up(exit, &answer) {
-            return Err(self.guest_end(*exit));
-        }
-        exits::answer(self.vcpu.page_mut(), exit, &answer);
-        Ok(kind)
-    }
-
-    /// Posts a write, item by item: a string write is as many writes as it has items.
-    #[inline]
-    fn post(&mut self, access: &Access, at: Moment) -> Result<(), Ended> {
-        if self.control.tracing() {
-            self.tracer.memory();
-        }
-        for item in self.vcpu.page().data(access).chunks(usize::from(access.width.max(1))) {
-            let write = PostedWrite {
-                mmio: access.space == Space::Mmio,
-                length: item.len() as u8,
-                address: access.address,
-                data: words::low_bytes(item),
-                tsc: at.tsc,
-                cpu: at.cpu,
-            };
-            let posted = self.end.post(&write, at.cpu, self.control.stop_word());
-            posted.map_err(|ended| ended_wait(self.vcpu.id(), ended))?;
-        }
-        Ok(())
-    }
-
-    /// Publishes an event and serves the plugin's commands until it resumes the vCPU. `reentering` means that `KVM_RUN`
-    /// follows in any case.
-    #[inline]
-    fn converse(&mut self, event: &Event, reentering: bool) -> Result<Answer, Ended> {
-        if self.control.tracing() {
-            self.tracer.memory();
-        }
-        self.end.publish(event);
-        let published = clock::now();
-        self.seam.reach(Point::Published, &self.control);
-        // The plugin is at work now, so counting the exit before this one costs nobody time.
-        self.stats.settle_with(self.end.counts());
-        let mut answer = self.wait_answer(published, event.cpu)?;
-        let Answer { kind, flags, files, want, .. } = answer;
-        if kind != answer_kind::RESUME || (flags | files) != 0 || want != self.registers.wanted() {
-            answer = self.converse_on(answer, reentering)?;
-        }
-        let answered = clock::now();
-        self.stats.note_asked(published, answered);
-        if self.control.tracing() {
-            self.trace_exchange(event, &answer, published, answered);
-        }
-        Ok(answer)
-    }
-
-    /// Begins the trace of an exchange.
-    #[cold]
-    #[inline(never)]
-    fn trace_exchange(&mut self, event: &Event, answer: &Answer, published: u64, answered: u64) {
-        self.tracer.exchange(event, answer, published, answered, &self.end);
-    }
-
-    /// Goes on with an answer that is more than a resume.
-    #[inline(never)]
-    fn converse_on(&mut self, mut answer: Answer, reentering: bool) -> Result<Answer, Ended> {
-        loop {
-            let Answer { kind, flags, files, want, .. } = answer;
-            match kind {
-                answer_kind::RESUME if flags & !FLAG_STRING == 0 && (files | want) & !FILES == 0 => {
-                    let resumed = self.registers.resume(&mut self.vcpu, &answer, &self.end.to_vmm().files, reentering);
-                    if let Err(error) = resumed {
-                        log::warn!("the plugin resumed a vCPU with registers that KVM refuses: {error}");
-                    }
-                    return Ok(answer);
-                }
-                answer_kind::GET | answer_kind::SET if flags == 0 && files == 0 => {
-                    let came = clock::now();
-                    let mut reply = self.registers.command(&mut self.vcpu, &answer, &self.end);
-                    (reply.tsc, reply.cpu) = clock::now_and_cpu();
-                    if self.control.tracing() {
-                        self.tracer.command(&answer, &reply, came, &self.end);
-                    }
-                    self.end.publish(&reply);
-                    answer = self.wait_answer(reply.tsc, reply.cpu)?;
-                }
-                answer_kind::RESUME | answer_kind::GET | answer_kind::SET => {
-                    return Err(self.violated(Violation::AnswerFlags { kind, flags, files: files | want }));
-                }
-                _ => return Err(self.violated(Violation::AnswerKind(kind))),
-            }
-        }
-    }
-
-    #[inline]
-    fn wait_answer(&mut self, since: u64, cpu: u32) -> Result<Answer, Ended> {
-        let answer = self.end.wait_answer_since(since, cpu, self.control.stop_word());
-        answer.map_err(|ended| ended_wait(self.vcpu.id(), ended))
     }
 
     /// Moves this thread to another CPU, if it may use another one.
@@ -467,24 +275,6 @@ impl Runner {
             // The move has happened; from here on the scheduler is free again.
             let _ = affinity::allow(&cpus);
         }
-    }
-
-    fn violated(&self, violation: Violation) -> Ended {
-        Ended::Violation { vcpu: self.vcpu.id(), violation }
-    }
-
-    #[cold]
-    fn guest_end(&self, exit: Exit) -> Ended {
-        let rip = self.vcpu.regs().ok().map(|regs| regs.rip);
-        let end = GuestEnd { vcpu: self.vcpu.id(), exit: Box::new(exit), rip };
-        if exit == Exit::Shutdown { Ended::GuestShutdown(end) } else { Ended::GuestFailed(end) }
-    }
-}
-
-fn ended_wait(vcpu: u32, ended: vmm_end::Ended) -> Ended {
-    match ended {
-        vmm_end::Ended::Stopped => Ended::Stopped,
-        vmm_end::Ended::Violation(violation) => Ended::Violation { vcpu, violation },
     }
 }
 

@@ -14,12 +14,13 @@ use kvm_bindings::kvm_regs;
 use memmap2::MmapOptions;
 
 use super::*;
-use crate::kvm::{System, install_kick_handler};
+use crate::kvm::{Space, System, install_kick_handler};
 use crate::machine::ranges::RangeKind;
 use crate::machine::rules::{Rules, RulesCell};
 use crate::observe::shared::SharedStats;
 use crate::sys::memfd::{self, Seals};
 use outboard_wire::block::{STRIDE, ToPlugin, ToVmm};
+use outboard_wire::line::{Answer, answer_kind};
 use outboard_wire::page::{Access as Mapped, Blocks};
 use outboard_wire::plugin_end::{Incoming, PluginEnd};
 use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
@@ -76,7 +77,7 @@ impl Bench {
 
         let (plugin, waiting, control) = ends(mode, sync_caps);
         let mut runner = waiting.with(vcpu);
-        runner.seam.act = Some(Box::new(act));
+        runner.exchange.seam.act = Some(Box::new(act));
         let (sender, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
             let _vm = vm;
