@@ -10,7 +10,7 @@ use super::{JailArgs, RunArgs, WatchArgs};
 use crate::config;
 use crate::machine::IrqChip;
 use crate::plugin::Affinity;
-use crate::plugin::process::FIRST_FILE;
+use crate::plugin::child::FIRST_FILE;
 use crate::sys::terminal;
 use outboard_pc::options::{Opened, Options};
 use outboard_wire::spin::SpinMode;

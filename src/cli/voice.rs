@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::sys::file::replace_stderr;
+use crate::sys::descriptors::replace_stderr;
 
 /// How long a line may wait for a reader.
 const PATIENCE: Duration = Duration::from_secs(1);

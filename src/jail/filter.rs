@@ -30,8 +30,9 @@ use super::bpf::{self, Assembler, Instruction, MAX_INSTRUCTIONS, Target, Test};
 use super::call::{ARCH_X86_64, Action, Call, X32_BIT};
 use super::syscalls;
 use crate::sys::Errno;
+use crate::sys::descriptors;
+use crate::sys::exec::ExecImage;
 use crate::sys::message::{self, Message};
-use crate::sys::process::{self, ExecImage};
 use crate::sys::seccomp::{self, Heard, Listener, Scope};
 use outboard_wire::socket;
 
@@ -144,7 +145,7 @@ impl Filter {
         // Without the secret the listener could not be sent.
         listens &= secret.is_some();
         let (ours, theirs) = socket::pair().map_err(Errno::from)?;
-        let theirs = process::dup_from(theirs.as_fd(), least)?;
+        let theirs = descriptors::dup_from(theirs.as_fd(), least)?;
         Ok(Filter { program, killing, listens, logs, secret, ours, theirs })
     }
 

@@ -4,7 +4,8 @@ use std::ffi::CString;
 
 use super::*;
 use crate::jail::policy::{self, Blocking, Mode};
-use crate::sys::process::{ExitStatus, clone_process, pidfd_send_signal, wait};
+use crate::sys::process::{Child, ExitStatus, clone_process, pidfd_send_signal, wait};
+use crate::sys::{descriptors, pipe, signal};
 
 /// Descriptors of these tests may be many; children place none.
 const LEAST: RawFd = 3;
@@ -22,15 +23,15 @@ fn image(program: &str, words: &[&str]) -> ExecImage {
 }
 
 struct Started {
-    child: process::Child,
+    child: Child,
     loaded: Result<Loaded, Errno>,
 }
 
 /// Runs a program under the filter; returns when it is executed, or has failed to be.
 fn start(filter: &Filter, image: &ExecImage) -> Started {
-    let (ours, theirs) = process::pipe().unwrap();
+    let (ours, theirs) = pipe::pipe().unwrap();
     let child = clone_process(0, |child| {
-        process::close_copy(child, ours.as_fd());
+        descriptors::close_copy(child, ours.as_fd());
         match filter.load() {
             Ok(()) => filter.exec(image).0,
             Err(errno) => errno.0,
@@ -42,7 +43,7 @@ fn start(filter: &Filter, image: &ExecImage) -> Started {
     Started { child: child.unwrap(), loaded: filter.loaded() }
 }
 
-fn listener(started: Started) -> (process::Child, Listener) {
+fn listener(started: Started) -> (Child, Listener) {
     match started.loaded {
         Ok(Loaded::Executed(Some(listener))) => (started.child, listener),
         other => panic!("{other:?}"),
@@ -56,10 +57,10 @@ fn heard(listener: &Listener) -> Option<Refused> {
 }
 
 fn await_readable(listener: &Listener) {
-    assert_eq!(process::readable_within(listener.as_fd(), 60_000), Ok(true));
+    assert_eq!(pipe::readable_within(listener.as_fd(), 60_000), Ok(true));
 }
 
-fn kill_and_wait(child: &process::Child) -> ExitStatus {
+fn kill_and_wait(child: &Child) -> ExitStatus {
     pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL).unwrap();
     wait(child.pidfd.as_fd()).unwrap()
 }
@@ -104,12 +105,13 @@ fn a_signal_that_ends_the_call_does_not_hide_it() {
     use std::io::{BufRead, BufReader};
     let text = policy::BUILTIN.replace("\ntimes: 1\n", "\n");
     let filter = Filter::new(&compiled(&text, Blocking::Notify), LEAST).unwrap();
-    let (silent, _open) = process::pipe().unwrap();
-    let (said, theirs) = process::pipe().unwrap();
+    let (silent, _open) = pipe::pipe().unwrap();
+    let (said, theirs) = pipe::pipe().unwrap();
     let image = image("/bin/sh", &["-c", "trap : USR1; times >/dev/null; echo left; read line"]);
     let child = clone_process(0, |child| {
-        let placed = process::place_fd(child, silent.as_fd(), 0).and(process::place_fd(child, theirs.as_fd(), 1));
-        let ready = placed.and_then(|()| process::reset_signals()).and_then(|()| filter.load());
+        let placed =
+            descriptors::place_fd(child, silent.as_fd(), 0).and(descriptors::place_fd(child, theirs.as_fd(), 1));
+        let ready = placed.and_then(|()| signal::reset_signals()).and_then(|()| filter.load());
         ready.map_or_else(|errno| errno.0, |()| filter.exec(&image).0)
     })
     .unwrap();

@@ -9,6 +9,7 @@ use super::hints::{self, Sysctls};
 use super::ids::{self, Ids};
 use super::plan::{CLONED, Plan};
 use super::step::{Bench, ChildStep, JailStep};
+use crate::sys::pipe;
 use crate::sys::process::Child;
 use crate::sys::{Errno, creds, process};
 
@@ -45,7 +46,7 @@ impl Prepared {
     /// # Errors
     /// The call that failed.
     pub fn new(plan: &Plan) -> Result<Prepared, ParentFault> {
-        let (reader, gate) = process::pipe().map_err(ParentFault::of("pipe2"))?;
+        let (reader, gate) = pipe::pipe().map_err(ParentFault::of("pipe2"))?;
         let bench = Rc::new(Bench::new(plan.slots, reader));
         let steps = plan.steps.iter().map(|step| JailStep { step: step.clone(), bench: Rc::clone(&bench) }).collect();
         Ok(Prepared { ids: plan.ids.clone(), gate, steps })
@@ -77,7 +78,7 @@ impl Prepared {
         match restored.and_then(|()| self.let_go(child.pid)) {
             Ok(()) => Ok(child),
             // Somebody has killed it: that is how the plugin ended, and no fault of this half.
-            Err(_) if process::readable_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),
+            Err(_) if pipe::readable_within(child.pidfd.as_fd(), LAST_MOMENT_MS) == Ok(true) => Ok(child),
             Err(fault) => {
                 let pidfd = child.pidfd.as_fd();
                 let _ = process::pidfd_send_signal(pidfd, libc::SIGKILL).and_then(|()| process::wait(pidfd).map(drop));
@@ -95,7 +96,7 @@ impl Prepared {
         write("uid_map", &ids::text(&self.ids.uid_map))?;
         write("setgroups", "deny")?;
         write("gid_map", &ids::text(&self.ids.gid_map))?;
-        process::write_record(self.gate.as_fd(), &[1]).map_err(ParentFault::of("write to the child's gate"))
+        pipe::write_record(self.gate.as_fd(), &[1]).map_err(ParentFault::of("write to the child's gate"))
     }
 }
 

@@ -14,7 +14,7 @@ use super::step::Step;
 use crate::sys::Errno;
 use crate::sys::creds;
 use crate::sys::landlock::{self, access};
-use crate::sys::process;
+use crate::sys::namespaces::NAMESPACE_FLAGS;
 use crate::sys::rlimit::{self, Limit, OpenFiles};
 
 /// Bytes that the plugin can write into its root.
@@ -148,7 +148,7 @@ pub struct Plan {
 pub const CLONED: u64 = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
 /// Namespaces that it enters by itself: making them takes the kernel longer, and here nobody waits for that.
 const ENTERED: u64 = (libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;
-const _: () = assert!(CLONED | ENTERED == process::NAMESPACE_FLAGS);
+const _: () = assert!(CLONED | ENTERED == NAMESPACE_FLAGS);
 
 impl Plan {
     /// Plans the jail of a program on this host, for the calling thread.

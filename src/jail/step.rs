@@ -12,6 +12,7 @@ use crate::sys::mount::{self, Attributes};
 use crate::sys::process::{self, InChild};
 use crate::sys::rlimit::{self, Limit, OpenFiles};
 use crate::sys::{Errno, creds, landlock};
+use crate::sys::{file, namespaces, pipe};
 
 /// Something that the child does to itself before it becomes the program.
 ///
@@ -45,7 +46,7 @@ pub enum Step {
     NewSession,
     /// Enter further namespaces, whose creation takes the kernel longer.
     Unshare {
-        /// A set of [`process::NAMESPACE_FLAGS`].
+        /// A set of [`namespaces::NAMESPACE_FLAGS`].
         namespaces: u64,
         /// Their names.
         names: &'static str,
@@ -282,12 +283,12 @@ impl ChildStep for JailStep {
         let bench = &*self.bench;
         match &self.step {
             Step::NewSession => process::new_session(),
-            Step::Unshare { namespaces, .. } => process::unshare(*namespaces),
-            Step::NoNamespaces => process::write_to(c"/proc/sys/user/max_user_namespaces", b"0"),
+            Step::Unshare { namespaces, .. } => namespaces::unshare(*namespaces),
+            Step::NoNamespaces => file::write_to(c"/proc/sys/user/max_user_namespaces", b"0"),
             Step::Open { source, recursive, slot, .. } => {
                 keep(bench.slot(*slot)?, mount::clone_tree(None, source, *recursive)?)
             }
-            Step::AwaitMaps => match process::read_byte(bench.gate.as_fd())? {
+            Step::AwaitMaps => match pipe::read_byte(bench.gate.as_fd())? {
                 true => Ok(()),
                 // The parent failed, and says why itself.
                 false => process::exit_now(127),
@@ -322,7 +323,7 @@ impl ChildStep for JailStep {
             }
             Step::SealRoot => mount::restrict(kept(&bench.root)?, ALL, false),
             Step::ChangeRoot => mount::change_root(kept(&bench.root)?),
-            Step::HostName(name) => process::set_host_name(name),
+            Step::HostName(name) => namespaces::set_host_name(name),
             Step::Limit(which, value) => rlimit::set_limit(*which, *value),
             Step::OpenFiles(files) => rlimit::set_open_files(*files),
             Step::DropBounding => creds::drop_bounding_set(),

@@ -151,11 +151,6 @@ impl RunPage {
         set!(self, result, __bindgen_anon_1.hyperv.u.hcall.result);
     }
 
-    /// Answers [`Exit::Xen`]: what the guest finds in RAX.
-    pub fn set_xen_result(&mut self, result: u64) {
-        set!(self, result, __bindgen_anon_1.xen.u.hcall.result);
-    }
-
     /// Answers [`Exit::X86Rdmsr`] with a value.
     pub fn set_msr_data(&mut self, data: u64) {
         set!(self, data, __bindgen_anon_1.msr.data);
@@ -241,25 +236,11 @@ impl RunPage {
         unsafe { &*field!(self, s.regs.sregs) }
     }
 
-    /// Segments and control registers, to change them and then mark them as dirty.
-    #[inline]
-    pub fn sregs_mut(&mut self) -> &mut kvm_sregs {
-        // SAFETY: as in `regs_mut`.
-        unsafe { &mut *field!(self, s.regs.sregs) }
-    }
-
     /// Pending events, as of the last exit if they are among the valid ones.
     #[inline]
     pub fn events(&self) -> &kvm_vcpu_events {
         // SAFETY: as in `regs`.
         unsafe { &*field!(self, s.regs.events) }
-    }
-
-    /// Pending events, to change them and then mark them as dirty.
-    #[inline]
-    pub fn events_mut(&mut self) -> &mut kvm_vcpu_events {
-        // SAFETY: as in `regs_mut`.
-        unsafe { &mut *field!(self, s.regs.events) }
     }
 
     /// While this is not zero, [`Vcpu::run`](super::Vcpu::run) fails with `EINTR` before it enters the

@@ -145,14 +145,6 @@ impl Vcpu {
         done.map(drop).map_err(self.of(KVM_SET_TSC_KHZ.name()))
     }
 
-    /// Queues a non-maskable interrupt.
-    ///
-    /// # Errors
-    /// Those of the request.
-    pub fn nmi(&self) -> Result<(), KvmError> {
-        self.no_arg(KVM_NMI).map(drop)
-    }
-
     /// Queues an external interrupt, where there are no interrupt controllers in the kernel.
     ///
     /// # Errors
@@ -177,14 +169,6 @@ impl Vcpu {
         let mut translation = kvm_translation { linear_address, ..Default::default() };
         let done = ioctl::update(self.as_fd(), KVM_TRANSLATE, &mut translation);
         done.map(|_| translation).map_err(self.of(KVM_TRANSLATE.name()))
-    }
-
-    /// Tells the guest's clock that it was paused, so that its watchdogs do not take that for a hang.
-    ///
-    /// # Errors
-    /// `EINVAL` if the guest does not use the paravirtual clock.
-    pub fn notify_clock_paused(&self) -> Result<(), KvmError> {
-        self.no_arg(KVM_KVMCLOCK_CTRL).map(drop)
     }
 
     fn no_arg(&self, request: NoArg) -> Result<i32, KvmError> {

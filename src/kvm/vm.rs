@@ -158,14 +158,6 @@ impl Vm {
         self.write(KVM_CREATE_PIT2, &kvm_pit_config { flags, ..Default::default() }, Object::Vm)
     }
 
-    /// Chooses the vCPU that boots, 0 unless set. Before the first vCPU.
-    ///
-    /// # Errors
-    /// `EBUSY` once there is a vCPU.
-    pub fn set_boot_cpu(&self, id: u32) -> Result<(), KvmError> {
-        self.value(KVM_SET_BOOT_CPU_ID, id.into()).map(drop)
-    }
-
     /// Sets the level of an interrupt line.
     ///
     /// # Errors

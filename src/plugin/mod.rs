@@ -4,9 +4,11 @@
 //! follows from what happened) and [`requests`] (what a request does), which know nothing of sockets.
 
 mod affinity;
+pub mod child;
 pub mod connections;
 pub mod lifecycle;
 pub mod process;
+pub mod program;
 pub mod requests;
 mod settings;
 mod supervisor;

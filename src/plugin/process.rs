@@ -1,36 +1,25 @@
 //! The plugin as a process: started, watched through its pidfd, killed and reaped.
 //!
-//! The start has two halves. The parent half prepares everything, clones, and reads from a pipe which step of the child
-//! failed, if one did. The child half runs a list of named steps and becomes the program; it allocates nothing and
-//! leaves by `_exit`. A jail is more steps in that list, and a parent half of its own around the clone.
+//! The start has two halves. The parent half, here, prepares everything, clones, and reads from a pipe which step of the
+//! child failed, if one did. The child half ([`child`]) runs a list of named steps and becomes the program. A jail is more
+//! steps in that list, and a parent half of its own around the clone.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::child::{self, DieWithParent, Exec, FIRST_FD, PlaceFds, ResetSignals};
+use super::program::{self, ProgramFault};
 use crate::jail::filter::{Filter, Loaded};
 use crate::jail::parent::{ParentFault, Prepared, remedy};
 use crate::jail::step::ChildStep;
 use crate::sys::errno::Errno;
-use crate::sys::process::{self, Child, ExecImage, ExitStatus, InChild};
+use crate::sys::exec::ExecImage;
+use crate::sys::process::{self, Child, ExitStatus, InChild};
 use crate::sys::seccomp::Listener;
-
-/// The number that the first descriptor handed to the plugin gets; standard input, output and error come before it.
-pub const FIRST_FD: RawFd = 3;
-
-/// The number of the first file that the plugin finds open: behind its control socket.
-pub const FIRST_FILE: RawFd = FIRST_FD + 1;
-
-/// Bytes of the report of a failed step: its index and its error number, each in four bytes of this machine's order.
-/// Less than `PIPE_BUF`, so it arrives whole.
-const REPORT_SIZE: usize = 8;
-/// Added to the index of a step that was left out, because the plugin can do without it.
-const LEFT_OUT: u32 = 1 << 31;
+use crate::sys::{descriptors, pipe, signal};
 
 /// What to start, and with what.
 pub struct SpawnPlan {
@@ -101,173 +90,12 @@ impl SpawnError {
     }
 }
 
-/// What is wrong with the path of a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProgramFault {
-    /// It does not begin with a slash.
-    #[error("its path must be absolute")]
-    Relative,
-    /// It holds a zero byte, which no path can.
-    #[error("its path holds a zero byte")]
-    ZeroByte,
-    /// It is not there, or cannot be looked at.
-    #[error("it cannot be found: {0}")]
-    Missing(Errno),
-    /// It is a directory, a device or the like.
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// Nobody may execute it.
-    #[error("it is not executable; try `chmod +x`")]
-    NotExecutable,
-}
-
-/// Checks that `path` can be the program of a plugin: absolute, there, a regular file, executable by someone. Whether
-/// by us is for `execve` to say.
+/// Checks that `path` can be the program of a plugin, see [`program::validate`].
 ///
 /// # Errors
 /// [`SpawnError::Program`].
 pub fn validate_program(path: &Path) -> Result<CString, SpawnError> {
-    check_program(path).map_err(|fault| SpawnError::Program { program: path.to_path_buf(), fault })
-}
-
-fn check_program(path: &Path) -> Result<CString, ProgramFault> {
-    let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|_| ProgramFault::ZeroByte)?;
-    if !path.is_absolute() {
-        return Err(ProgramFault::Relative);
-    }
-    let found = std::fs::metadata(path);
-    let file = found.map_err(|error| ProgramFault::Missing(Errno(error.raw_os_error().unwrap_or(libc::EIO))))?;
-    if !file.is_file() {
-        return Err(ProgramFault::NotAFile);
-    }
-    if file.permissions().mode() & 0o111 == 0 {
-        return Err(ProgramFault::NotExecutable);
-    }
-    Ok(c_path)
-}
-
-/// What the owner of the program might look at when it cannot be executed.
-fn hint(errno: Errno, jail: Option<&Prepared>) -> String {
-    let said = match (errno.0, jail) {
-        (libc::EACCES, Some(jail)) => return format!("; may user {} execute it?", jail.uid()),
-        (libc::EACCES, None) => "; is it executable?",
-        (libc::ENOENT, _) => "; is it there, and its interpreter or dynamic linker too?",
-        (libc::ENOEXEC, _) => "; is it a program for this machine?",
-        _ => "",
-    };
-    said.to_owned()
-}
-
-/// Ends the child with its parent, also if that ended before the request was made.
-struct DieWithParent<'a> {
-    /// The child's copy of the reading end of the report, where it is still open.
-    reader: Option<BorrowedFd<'a>>,
-    report: BorrowedFd<'a>,
-}
-
-impl ChildStep for DieWithParent<'_> {
-    fn name(&self) -> String {
-        "PR_SET_PDEATHSIG".to_owned()
-    }
-
-    fn run(&self, child: &InChild) -> Result<(), Errno> {
-        process::set_parent_death_signal(libc::SIGKILL)?;
-        // The reading end of the report lives in the parent only, once our copy is closed. Unlike the parent's
-        // process id this also tells in a pid namespace of our own.
-        if let Some(reader) = self.reader {
-            process::close_copy(child, reader);
-        }
-        match process::peer_is_gone(self.report)? {
-            true => process::exit_now(127),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Gives the program the signals it expects.
-struct ResetSignals;
-
-impl ChildStep for ResetSignals {
-    fn name(&self) -> String {
-        "resetting the signals".to_owned()
-    }
-
-    fn run(&self, _: &InChild) -> Result<(), Errno> {
-        process::reset_signals()
-    }
-}
-
-/// Puts the plugin's descriptors at their numbers, and lets all others go with `execve`.
-struct PlaceFds<'a> {
-    /// Numbers beyond all targets.
-    sources: &'a [OwnedFd],
-}
-
-impl ChildStep for PlaceFds<'_> {
-    fn name(&self) -> String {
-        "placing the descriptors".to_owned()
-    }
-
-    fn run(&self, child: &InChild) -> Result<(), Errno> {
-        let mut target = FIRST_FD;
-        for source in self.sources {
-            process::place_fd(child, source.as_fd(), target)?;
-            target += 1;
-        }
-        process::close_on_exec_from(target)
-    }
-}
-
-/// Becomes the program, under a filter if there is one.
-struct Exec<'a> {
-    image: &'a ExecImage,
-    filter: Option<&'a Filter>,
-}
-
-impl ChildStep for Filter {
-    fn name(&self) -> String {
-        "loading the seccomp filter".to_owned()
-    }
-
-    fn run(&self, _: &InChild) -> Result<(), Errno> {
-        self.load()
-    }
-
-    fn is_host_s(&self) -> bool {
-        true
-    }
-}
-
-impl ChildStep for Exec<'_> {
-    fn name(&self) -> String {
-        "execve".to_owned()
-    }
-
-    fn run(&self, _: &InChild) -> Result<(), Errno> {
-        Err(match self.filter {
-            Some(filter) => filter.exec(self.image),
-            None => self.image.exec(),
-        })
-    }
-}
-
-/// The child half: runs the steps, the last of which is `execve`, and reports the one that fails. Returns the exit
-/// status for the case that it does.
-fn child_half(child: &InChild, steps: &[&dyn ChildStep], report: BorrowedFd<'_>) -> i32 {
-    for (index, step) in (0u32..).zip(steps) {
-        if let Err(errno) = step.run(child) {
-            let optional = step.is_optional();
-            let mut record = [0; REPORT_SIZE];
-            record[..4].copy_from_slice(&(index | if optional { LEFT_OUT } else { 0 }).to_ne_bytes());
-            record[4..].copy_from_slice(&errno.0.to_ne_bytes());
-            // Nobody is left to be told that this failed.
-            let _ = process::write_record(report, &record);
-            if !optional {
-                break;
-            }
-        }
-    }
-    127
+    program::validate(path).map_err(|fault| SpawnError::Program { program: path.to_path_buf(), fault })
 }
 
 /// A started plugin. Dropping it kills and reaps the process.
@@ -302,12 +130,12 @@ impl PluginProcess {
     pub fn begin(plan: &SpawnPlan) -> Result<Starting<'_>, SpawnError> {
         // All sources beyond all targets, so that placing one never overwrites another.
         let free = FIRST_FD + plan.fds.len() as RawFd;
-        let above = |fd: &OwnedFd| process::dup_from(fd.as_fd(), free).map_err(plan.failed("fcntl(F_DUPFD)"));
+        let above = |fd: &OwnedFd| descriptors::dup_from(fd.as_fd(), free).map_err(plan.failed("fcntl(F_DUPFD)"));
         let sources: Vec<OwnedFd> = plan.fds.iter().map(above).collect::<Result<_, _>>()?;
-        let (reader, low_report) = process::pipe().map_err(plan.failed("pipe2"))?;
+        let (reader, low_report) = pipe::pipe().map_err(plan.failed("pipe2"))?;
         let report = above(&low_report)?;
         drop(low_report);
-        process::set_default_action(libc::SIGCHLD).map_err(plan.failed("sigaction"))?;
+        signal::set_default_action(libc::SIGCHLD).map_err(plan.failed("sigaction"))?;
 
         let image = ExecImage::new(plan.program.clone(), plan.argv.clone(), plan.env.clone());
         let die = DieWithParent { reader: Some(reader.as_fd()), report: report.as_fd() };
@@ -316,7 +144,7 @@ impl PluginProcess {
         let place = PlaceFds { sources: &sources };
         let exec = Exec { image: &image, filter: plan.filter.as_ref() };
         let steps = plan.all_steps([&die, &ResetSignals], [&place, &die_still], &exec);
-        let half = |child: &InChild| child_half(child, &steps, report.as_fd());
+        let half = |child: &InChild| child::run_steps(child, &steps, report.as_fd());
         let child = match &plan.jail {
             Some(jail) => jail.clone_child(half).map_err(|fault| plan.fault(fault))?,
             None => process::clone_process(0, half).map_err(plan.failed("clone3"))?,
@@ -408,7 +236,7 @@ impl SpawnPlan {
     }
 
     fn exec_failed(&self, errno: Errno) -> SpawnError {
-        let remedy = hint(errno, self.jail.as_ref());
+        let remedy = program::hint(errno, self.jail.as_ref().map(Prepared::uid));
         SpawnError::Step { program: self.path(), step: "execve".to_owned(), errno, remedy, host: false }
     }
 
@@ -426,7 +254,7 @@ impl SpawnPlan {
         };
         let name = step.name();
         let remedy = match (&self.jail, last) {
-            (jail, true) => hint(errno, jail.as_ref()),
+            (jail, true) => program::hint(errno, jail.as_ref().map(Prepared::uid)),
             (Some(_), false) => remedy(&name, errno),
             (None, false) => String::new(),
         };
@@ -447,14 +275,14 @@ impl Starting<'_> {
     /// # Errors
     /// The step that failed; no process is left then.
     pub fn finish(mut self) -> Result<PluginProcess, SpawnError> {
-        let reports = read_reports(self.reader).map_err(self.plan.failed("reading the report of the child"))?;
-        for (index, errno) in reports {
-            if index & LEFT_OUT == 0 {
-                return Err(self.plan.step_failed(index as usize, errno));
-            }
-            let left_out = self.plan.step_failed((index & !LEFT_OUT) as usize, errno);
-            if let SpawnError::Step { step, errno, .. } = left_out {
-                log::warn!("the plugin's jail does without this: {step} failed: {errno}");
+        let reports = child::read_reports(self.reader).map_err(self.plan.failed("reading the report of the child"))?;
+        for report in reports {
+            let failed = self.plan.step_failed(report.step, report.errno);
+            match failed {
+                SpawnError::Step { step, errno, .. } if report.left_out => {
+                    log::warn!("the plugin's jail does without this: {step} failed: {errno}");
+                }
+                failed => return Err(failed),
             }
         }
         match self.plan.filter.as_ref().map(Filter::loaded) {
@@ -465,22 +293,6 @@ impl Starting<'_> {
         }
         Ok(self.process)
     }
-}
-
-/// `KEY=value` entries; those with a zero byte, which no program can be given, are left out.
-pub fn entries(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<CString> {
-    let entry = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
-    variables.into_iter().filter_map(|pair| CString::new(entry(pair)).ok()).collect()
-}
-
-/// Reads the reports to their end: nothing if the program was executed, since that closed the pipe.
-fn read_reports(reader: OwnedFd) -> Result<Vec<(u32, Errno)>, Errno> {
-    let mut records = Vec::new();
-    // A child that lies is no plugin yet; but nothing is read without a bound.
-    File::from(reader).take((REPORT_SIZE * 64) as u64).read_to_end(&mut records)?;
-    let number =
-        |record: &[u8], at: usize| u32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
-    Ok(records.chunks_exact(REPORT_SIZE).map(|record| (number(record, 0), Errno(number(record, 4) as i32))).collect())
 }
 
 #[cfg(test)]

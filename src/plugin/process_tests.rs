@@ -1,10 +1,11 @@
 //! Starting, watching and ending real programs.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::program::entries;
 use super::*;
 use crate::sys::message::testing::seqpacket_pair;
 

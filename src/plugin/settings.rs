@@ -44,7 +44,7 @@ pub struct Settings {
     pub tap: Option<TapAddress>,
     /// Numbers of tap devices that this process was started with.
     pub tap_fds: Vec<i32>,
-    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::process::FIRST_FILE) on.
+    /// Files that the plugin finds open, as descriptors from [`FIRST_FILE`](super::child::FIRST_FILE) on.
     pub files: Vec<Arc<OwnedFd>>,
     /// The plugin's standard error, where it is not to have this process's own.
     pub stderr: Option<Arc<OwnedFd>>,

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::sys::pipe;
 use crate::sys::process::{self, Child};
 use crate::sys::{Errno, descriptors, file, peer};
 
@@ -58,7 +59,7 @@ impl SocketFile {
         let meta = fs::symlink_metadata(path)?;
         let same = (meta.dev(), meta.ino());
         let path = CString::new(path.as_os_str().as_bytes())?;
-        let (reader, alive) = process::pipe()?;
+        let (reader, alive) = pipe::pipe()?;
         let remover = process::clone_process(0, |_| match remove_at_end(&path, same, &reader) {
             Ok(()) => 0,
             Err(_) => 1,
@@ -81,7 +82,7 @@ fn remove_at_end(path: &CString, same: (u64, u64), alive: &OwnedFd) -> Result<()
     process::set_name(c"outboard-socket");
     let _ = process::new_session();
     descriptors::keep_only(&[alive.as_fd()])?;
-    while process::read_byte(alive.as_fd())? {}
+    while pipe::read_byte(alive.as_fd())? {}
     file::remove_if_same(path, same)
 }
 

@@ -5,13 +5,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::process::{self, FIRST_FD, PluginProcess, SpawnPlan, Starting};
+use super::child::FIRST_FD;
+use super::process::{self, PluginProcess, SpawnPlan, Starting};
+use super::program;
 use super::settings::Settings;
 use super::setup::StartError;
 use crate::jail::filter::Filter;
 use crate::jail::parent::Prepared;
 use crate::jail::step::ChildStep;
-use crate::sys::process::{self as system, InChild};
+use crate::sys::descriptors;
+use crate::sys::process::InChild;
 use crate::sys::rlimit::{self, OpenFiles};
 use crate::sys::{Errno, affinity};
 use outboard_wire::socket;
@@ -39,7 +42,7 @@ impl ChildStep for GiveStderr {
     }
 
     fn run(&self, child: &InChild) -> Result<(), Errno> {
-        system::place_fd(child, self.0.as_fd(), libc::STDERR_FILENO)
+        descriptors::place_fd(child, self.0.as_fd(), libc::STDERR_FILENO)
     }
 }
 
@@ -86,7 +89,7 @@ pub(super) fn spawn_plan(
     let mut plan = SpawnPlan {
         program,
         argv: settings.argv.clone(),
-        env: process::entries(others.cloned().chain(sockets.map(number))),
+        env: program::entries(others.cloned().chain(sockets.map(number))),
         fds: fds.map_err(|error| StartError::call("fcntl(F_DUPFD_CLOEXEC)")(error.into()))?,
         jail: None,
         steps: Vec::new(),

@@ -45,12 +45,6 @@ pub fn allow(cpus: &[usize]) -> Result<(), Errno> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&*mask), mask.as_ptr().cast()) }).map(drop)
 }
 
-/// The CPU the calling thread is on at this moment, see getcpu(2).
-pub fn current_cpu() -> usize {
-    // SAFETY: the call has no precondition. It fails only on kernels without getcpu, before 2.6.19.
-    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
-}
-
 fn members(mask: &[u64]) -> Vec<usize> {
     (0..mask.len() * WORD).filter(|cpu| mask[cpu / WORD] >> (cpu % WORD) & 1 == 1).collect()
 }
@@ -86,7 +80,6 @@ mod tests {
             let last = *before.last().unwrap();
             allow(&[last, last + 4096]).unwrap();
             assert_eq!(allowed(), Ok(vec![last]));
-            assert_eq!(current_cpu(), last);
             assert_eq!(allow(&[]), Err(Errno::EINVAL));
             allow(&before).unwrap();
             assert_eq!(allowed(), Ok(before));

@@ -75,8 +75,6 @@ requests! {
     KVM_IRQFD: Write<kvm_irqfd> = iow::<kvm_irqfd>(KVMIO, 0x76);
     /// Creates the i8254 timer.
     KVM_CREATE_PIT2: Write<kvm_pit_config> = iow::<kvm_pit_config>(KVMIO, 0x77);
-    /// Which vCPU boots.
-    KVM_SET_BOOT_CPU_ID: Value = io(KVMIO, 0x78);
     /// Ties guest writes at an address to an eventfd.
     KVM_IOEVENTFD: Write<kvm_ioeventfd> = iow::<kvm_ioeventfd>(KVMIO, 0x79);
     /// Writes the paravirtual clock, in nanoseconds.
@@ -130,8 +128,6 @@ requests! {
     KVM_GET_MP_STATE: Read<kvm_mp_state> = ior::<kvm_mp_state>(KVMIO, 0x98);
     /// Writes whether the vCPU runs, is halted or waits for its start.
     KVM_SET_MP_STATE: Write<kvm_mp_state> = iow::<kvm_mp_state>(KVMIO, 0x99);
-    /// Queues a non-maskable interrupt.
-    KVM_NMI: NoArg = io(KVMIO, 0x9a);
     /// Single steps and breakpoints.
     KVM_SET_GUEST_DEBUG: Write<kvm_guest_debug> = iow::<kvm_guest_debug>(KVMIO, 0x9b);
     /// Reads exceptions, interrupts and NMIs that are pending or in service.
@@ -155,8 +151,6 @@ requests! {
     KVM_GET_XCRS: Read<kvm_xcrs> = ior::<kvm_xcrs>(KVMIO, 0xa6);
     /// Writes XCR0.
     KVM_SET_XCRS: Write<kvm_xcrs> = iow::<kvm_xcrs>(KVMIO, 0xa7);
-    /// Tells the guest's clock that it was paused.
-    KVM_KVMCLOCK_CTRL: NoArg = io(KVMIO, 0xad);
     /// The CPUID leaves of the Hyper-V interface. Also on /dev/kvm since Linux 5.11.
     KVM_GET_SUPPORTED_HV_CPUID: Table<kvm_cpuid2, kvm_cpuid_entry2> = iowr::<kvm_cpuid2>(KVMIO, 0xc1);
 }

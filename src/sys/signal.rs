@@ -9,6 +9,9 @@ use std::ptr::null_mut;
 
 use super::errno::{Errno, check, check_long};
 
+/// Signals of the kernel on x86-64 (`_NSIG`), numbered from 1.
+const SIGNALS: i32 = 64;
+
 /// A thread's number as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tid(pub i32);
@@ -47,16 +50,6 @@ pub unsafe fn install_handler(signum: c_int, handler: extern "C" fn(c_int)) -> R
     unsafe { set_action(signum, handler as *const () as libc::sighandler_t) }
 }
 
-/// Ignores `SIGPIPE`: writing to a peer that is gone gives `EPIPE` instead. Rust programs start like this;
-/// a library loaded into another program may not.
-///
-/// # Errors
-/// None that can happen.
-pub fn ignore_sigpipe() -> Result<(), Errno> {
-    // SAFETY: no code is installed.
-    unsafe { set_action(libc::SIGPIPE, libc::SIG_IGN) }
-}
-
 /// # Safety
 /// `action` is `SIG_IGN`, `SIG_DFL` or a handler that is safe to run between any two instructions.
 unsafe fn set_action(signum: c_int, action: libc::sighandler_t) -> Result<(), Errno> {
@@ -65,6 +58,35 @@ unsafe fn set_action(signum: c_int, action: libc::sighandler_t) -> Result<(), Er
     new.sa_sigaction = action;
     // SAFETY: the structure is readable for the call; the caller vouches for the action.
     check(unsafe { libc::sigaction(signum, &raw const new, null_mut()) }).map(drop)
+}
+
+/// Gives every signal its default disposition and then unblocks all: what a new program expects to find. (Rust's
+/// runtime ignores `SIGPIPE`, and an ignored signal stays ignored over `execve`.)
+///
+/// # Errors
+/// None are documented for these arguments.
+pub fn reset_signals() -> Result<(), Errno> {
+    for signo in 1..=SIGNALS {
+        match set_default_action(signo) {
+            // SIGKILL and SIGSTOP always have it.
+            Ok(()) | Err(Errno(libc::EINVAL)) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    set_mask(&SignalSet::of(&[])?).map(drop)
+}
+
+/// Gives one signal its default disposition.
+///
+/// # Errors
+/// `EINVAL` for a signal whose disposition cannot be changed.
+pub fn set_default_action(signo: i32) -> Result<(), Errno> {
+    // The kernel's struct sigaction: handler (SIG_DFL is 0), flags, restorer, mask. Called directly, because libc's
+    // wrapper refuses the signals 32 and 33, and these too may have been inherited as ignored.
+    let action = [0u64; 4];
+    let (none, mask_size): (*mut u64, usize) = (null_mut(), (SIGNALS / 8) as usize);
+    // SAFETY: `action` is of the layout and size that rt_sigaction(2) reads on x86-64; a null pointer asks for nothing.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signo, action.as_ptr(), none, mask_size) } as i32).map(drop)
 }
 
 /// A set of signals.
@@ -88,6 +110,16 @@ impl SignalSet {
             check(unsafe { libc::sigaddset(&raw mut set, signum) })?;
         }
         Ok(Self(set))
+    }
+
+    /// The set of all signals.
+    pub fn all() -> Self {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: the set is writable, and initialised as a whole by this call, which cannot fail.
+        unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            Self(set.assume_init())
+        }
     }
 
     /// Whether the signal is in the set.
@@ -115,14 +147,6 @@ fn change_mask(how: c_int, set: &SignalSet) -> Result<SignalSet, Errno> {
 /// None that can happen.
 pub fn block(set: &SignalSet) -> Result<SignalSet, Errno> {
     change_mask(libc::SIG_BLOCK, set)
-}
-
-/// Unblocks these signals for the calling thread. Returns the mask as it was.
-///
-/// # Errors
-/// None that can happen.
-pub fn unblock(set: &SignalSet) -> Result<SignalSet, Errno> {
-    change_mask(libc::SIG_UNBLOCK, set)
 }
 
 /// Replaces the calling thread's mask, for instance by one that [`block`] returned.
@@ -205,8 +229,7 @@ mod tests {
             let info = signals.read().unwrap().unwrap();
             assert_eq!((info.signum, info.pid), (libc::SIGUSR1, std::process::id()));
             assert_eq!(signals.read(), Ok(None));
-            unblock(&set).unwrap();
-            assert!(!set_mask(&before).unwrap().contains(libc::SIGUSR1));
+            assert!(set_mask(&before).unwrap().contains(libc::SIGUSR1));
         })
         .join()
         .unwrap();
@@ -228,6 +251,5 @@ mod tests {
     fn refusals() {
         assert_eq!(SignalSet::of(&[1000]).err(), Some(Errno::EINVAL));
         assert_eq!(tgkill(Tid(i32::MAX), 0), Err(Errno::ESRCH));
-        ignore_sigpipe().unwrap();
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use outboard::sys::eventfd::EventFd;
 use outboard::sys::memfd::{self, Seals};
-use outboard::sys::process::pipe;
+use outboard::sys::pipe::pipe;
 use outboard_plugin::{Connection, Error, Event, GuestMemory, RawEvent, Space, Vcpu};
 use outboard_wire::block::STRIDE;
 use outboard_wire::control::{

@@ -70,6 +70,7 @@ mod tests {
     use crate::jail::bpf::simulate;
     use crate::jail::call::{Action, Call};
     use crate::jail::syscalls;
+    use crate::sys::pipe;
     use crate::sys::process::{ExitStatus, clone_process, wait};
     use std::os::fd::AsFd;
 
@@ -142,7 +143,7 @@ mod tests {
             wait(child.unwrap().pidfd.as_fd()).unwrap()
         };
         assert_eq!(ended(|| drop(std::fs::read_link("/proc/self/exe"))), ExitStatus::Exited(0));
-        let killed = ended(|| drop(process::pipe()));
+        let killed = ended(|| drop(pipe::pipe()));
         assert!(matches!(killed, ExitStatus::Signaled { signo: libc::SIGSYS, .. }), "{killed:?}");
     }
 }

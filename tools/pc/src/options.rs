@@ -11,8 +11,6 @@ use clap::{ArgGroup, Args, ValueEnum};
 use crate::calendar::Date;
 use crate::files;
 
-/// Memory without `--memory`, in bytes.
-pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// Least memory that firmware finds its way in, in bytes.
 pub const MIN_MEMORY: u64 = 1 << 20;
 /// Most memory, in bytes; a typing error shall not ask for a thousand times more than a host has.
