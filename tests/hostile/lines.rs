@@ -1,9 +1,10 @@
 //! What plugins write into the lines of a vCPU: what breaks the protocol, what is refused, and what does not matter.
 
+use outboard::sys::affinity;
 use outboard_plugin::bytemuck::{Zeroable, bytes_of};
-use outboard_wire::control::CheckExtension;
+use outboard_wire::control::{CheckExtension, PauseVcpus};
 use outboard_wire::kvm_abi::{File, MpState, Sregs};
-use outboard_wire::limits::{MAX_CPUID, MAX_MSRS};
+use outboard_wire::limits::{MAX_CPUID, MAX_MSRS, MAX_VCPUS};
 use outboard_wire::line::{Answer, FILE_REGS, FILE_SREGS, FILES, FLAG_STRING, answer_kind, event_kind};
 use outboard_wire::{futex, words};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,6 +42,7 @@ pub const CASES: &[Case] = &[
     case!(a_resume_with_registers_that_kvm_refuses).around(is_warned_of_and_goes_on),
     case!(garbage_for_registers).around(any_end_is_good),
     case!(garbage_for_everything).around(is_a_breach_or_the_guests_end),
+    case!(every_event_names_the_cpu).around(the_vcpu_is_on_the_last_cpu),
     ends!(garbage_beside_the_answer_does_not_matter, 0),
     ends!(bells_and_announcements_by_another_thread_do_not_matter, 0),
 ];
@@ -333,6 +335,41 @@ fn is_a_breach_or_the_guests_end(case: &Case) -> Tested {
         let code = done.status.code();
         assert!(matches!(code, Some(PROTOCOL | 74 | 1)), "seed {seed}: {code:?}, {}", done.stderr);
     }
+    Ok(())
+}
+
+fn every_event_names_the_cpu() -> Tested {
+    let cpu: u32 = std::env::var("CPU")?.parse()?;
+    let mut bench = Bench::at_init(echo());
+    // The line of the event at hand is still there.
+    let same = |bench: &Bench, kind| {
+        let event = bench.end.to_plugin().event.read();
+        assert_eq!((event.kind, event.cpu), (kind, cpu));
+    };
+    same(&bench, event_kind::INIT);
+    bench.enter();
+    let read = bench.event();
+    same(&bench, event_kind::READ);
+    bench.get::<Sregs>(File::Sregs);
+    same(&bench, event_kind::REPLY);
+    let mut pause = PauseVcpus { cookie: 1, mask: [0; MAX_VCPUS / 64] };
+    pause.mask[0] = 1;
+    bench.raw.must(&pause, &[]);
+    bench.answer_read(&read, 0);
+    bench.event();
+    same(&bench, event_kind::PAUSED);
+    bench.end.answer(&resume(Answer::default()));
+    bench.event();
+    same(&bench, event_kind::WRITE);
+    Ok(())
+}
+
+/// Not the first one, which is what no number at all looks like.
+fn the_vcpu_is_on_the_last_cpu(case: &Case) -> Tested {
+    let cpu = affinity::allowed()?.pop().expect("a CPU");
+    let mut program = case.program();
+    program.args(["--cpu-affinity", &format!("0={cpu}"), "--plugin-env", &format!("CPU={cpu}")]);
+    verdict(&start_program(&mut program).ended(), 0, &[]);
     Ok(())
 }
 
