@@ -12,7 +12,8 @@ use crate::machine::IrqChip;
 use crate::plugin::Affinity;
 use crate::plugin::child::FIRST_FILE;
 use crate::sys::terminal;
-use outboard_pc::options::{Opened, Options};
+use outboard_pc::files::Opened;
+use outboard_pc::options::Options;
 use outboard_wire::spin::SpinMode;
 
 /// The hidden command of the plugin.

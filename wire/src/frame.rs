@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::FrameError;
-use crate::limits::{MAX_BODY, VERSION_MAJOR};
+use crate::limits::{HEADER, MAX_BODY, VERSION_MAJOR};
 
 /// `OBRD` in memory order, the first four bytes of every frame.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"OBRD");
@@ -37,7 +37,7 @@ pub struct Header {
     pub reserved2: u32,
 }
 
-const _: () = assert!(size_of::<Header>() == 32 && align_of::<Header>() == 4);
+const _: () = assert!(size_of::<Header>() == HEADER && align_of::<Header>() == 4);
 
 /// Set in [`Header::flags`] of every reply.
 pub const FLAG_REPLY: u32 = 1;

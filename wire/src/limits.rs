@@ -12,8 +12,11 @@ pub const VERSION_MINOR: u16 = 1;
 /// Bytes of the largest control message, header included. A longer message is a breach of the protocol.
 pub const MAX_FRAME: usize = 4096;
 
+/// Bytes of the header of a control message.
+pub const HEADER: usize = 32;
+
 /// Bytes of the largest body of a control message.
-pub const MAX_BODY: usize = MAX_FRAME - size_of::<crate::frame::Header>();
+pub const MAX_BODY: usize = MAX_FRAME - HEADER;
 
 /// File descriptors that one control message may carry. Requests need one at most, replies two; the rest is room
 /// so that a message with too many is seen whole and can be refused.

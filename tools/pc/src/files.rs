@@ -6,21 +6,29 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::PcError;
-use crate::options::{Opened, Options};
+
+/// A file that the machine is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The file, by absolute path.
+    pub path: PathBuf,
+    /// The machine writes to it.
+    pub writable: bool,
+}
 
 /// Files that lie open.
 #[derive(Debug, Default)]
 pub struct Files(Vec<(Opened, File)>);
 
 impl Files {
-    /// The files of these options, open as descriptors from `first` on; none without it.
+    /// These files, open as descriptors from `first` on; none without it.
     ///
     /// # Errors
     /// One of them is not open.
-    pub fn inherited(options: &Options, first: Option<i32>) -> Result<Files, PcError> {
+    pub fn inherited(files: Vec<Opened>, first: Option<i32>) -> Result<Files, PcError> {
         let Some(first) = first else { return Ok(Files::default()) };
         let take = |(number, wanted)| Ok((wanted, outboard_plugin::inherited_file(number)?));
-        (first..).zip(options.files()).map(take).collect::<Result<_, PcError>>().map(Files)
+        (first..).zip(files).map(take).collect::<Result<_, PcError>>().map(Files)
     }
 
     /// The file of this name, from its beginning. Each one that lies open is handed out once.

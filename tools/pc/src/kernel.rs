@@ -5,13 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use outboard_plugin::{Error, Registers};
+
 use crate::acpi::Tables;
 use crate::error::PcError;
 use crate::files::Files;
 use crate::load::{self, File, Format, MemoryKind, MemoryRange, Module, Request, Start};
 use crate::memory::{FOUR_GIB, Memory};
 use crate::options::Options;
-use crate::serve::Begin;
 
 /// Where memory that a kernel may use ends below the display: the last KiB belongs to the BIOS, if there is one.
 const LOW_END: u64 = 0x9_fc00;
@@ -66,6 +67,9 @@ pub fn load(options: &Options, files: &mut Files, memory: &Memory, tables: &Tabl
     kernel.put(memory)?;
     Ok(Some(kernel))
 }
+
+/// Sets the registers that a kernel starts with.
+pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
 
 /// Sets the registers that a start asks for.
 pub fn begin(start: Start) -> Begin {

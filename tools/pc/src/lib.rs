@@ -28,7 +28,7 @@ mod device;
 pub mod emulate;
 mod ending;
 pub mod error;
-mod files;
+pub mod files;
 mod firmware;
 pub mod host;
 mod kernel;

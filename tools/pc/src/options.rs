@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::calendar::Date;
-use crate::files;
+use crate::files::{self, Opened};
 
 /// Least memory that firmware finds its way in, in bytes.
 pub const MIN_MEMORY: u64 = 1 << 20;
@@ -102,15 +102,6 @@ pub enum DebugConsole {
     Stdout,
     /// Standard error.
     Stderr,
-}
-
-/// A file that the machine is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// The file, by absolute path.
-    pub path: PathBuf,
-    /// The machine writes to it.
-    pub writable: bool,
 }
 
 impl Options {

@@ -53,7 +53,7 @@ pub fn main(options: &Options, files_from: Option<i32>) -> u8 {
 
 fn run(options: &Options, files_from: Option<i32>) -> Result<End, PcError> {
     let mut vm = outboard_plugin::connect()?;
-    let mut files = Files::inherited(options, files_from)?;
+    let mut files = Files::inherited(options.files(), files_from)?;
     let ending = Ending::new(options.no_reboot);
     let exit_on = options.exit_on.as_deref().filter(|_| !options.vga);
     let to: Box<dyn Write + Send> = if options.vga { Box::new(io::sink()) } else { Box::new(io::stdout()) };

@@ -1,7 +1,5 @@
 //! The vCPUs' threads: each takes its vCPU's events and hands them to the bus.
 
-use std::sync::Arc;
-
 use outboard_plugin::{Access, Connection, Error, Event, Exit, Exits, PostedWrite, Registers, Vcpu};
 
 use crate::bus::Cycle;
@@ -9,14 +7,12 @@ use crate::clock::Clock;
 use crate::cpu;
 use crate::emulate::{self, Completion};
 use crate::ending::End;
+use crate::kernel::Begin;
 use crate::machine::Machine;
 use crate::snapshot::Snapshot;
 
 /// `KVM_CAP_EXIT_ON_EMULATION_FAILURE` of linux/kvm.h.
 const EXIT_ON_EMULATION_FAILURE: u32 = 204;
-
-/// Sets the registers that a kernel starts with.
-pub type Begin = Arc<dyn Fn(&mut Registers) -> Result<(), Error> + Send + Sync>;
 
 /// How the vCPUs begin.
 pub struct Beginning {

@@ -10,7 +10,7 @@ use outboard_wire::socket;
 
 use crate::call::{Errno, Fd, call};
 use crate::handle::{Opaque, Table};
-use crate::{pointer, stats, vcpu};
+use crate::{place, pointer, stats};
 
 /// The variable that names the control socket.
 const VARIABLE: &str = "CROSVM_SOCKET";
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn crosvm_connect(out: *mut *mut Crosvm) -> c_int {
         let out = unsafe { pointer::place(out)? };
         let number = socket_number(std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()))?;
         let connection = Connection::over(adopt(number)?)?;
-        vcpu::publish(&connection)?;
+        place::publish(&connection)?;
         out.write(CONNECTIONS.add(Mutex::new(connection)));
         Ok(())
     })

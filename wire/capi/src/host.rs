@@ -8,8 +8,8 @@ use outboard_plugin::kvm_bindings::kvm_cpuid_entry2;
 use crate::abi;
 use crate::call::call;
 use crate::connection::{self, Crosvm};
+use crate::place::{self, CrosvmVcpu};
 use crate::pointer;
-use crate::vcpu::{self, CrosvmVcpu};
 
 /// Exports a function that fills in a list: `-E2BIG` and the number that there is if it does not fit.
 macro_rules! list {
@@ -49,7 +49,7 @@ list!("the MSRs that a guest can have", crosvm_get_msr_index_list, Crosvm, u32, 
 ));
 list!("the CPUID leaves of the Hyper-V interface", crosvm_get_hyperv_cpuid, CrosvmVcpu, kvm_cpuid_entry2, |vcpu| {
     // The list is the same for every vCPU and comes over a connection, but asking is a vCPU's request, with its order.
-    vcpu::with(vcpu, |registers| registers.get_msrs(&mut []))?;
+    place::with(vcpu, |registers| registers.get_msrs(&mut []))?;
     connection::with_any(|connection| connection.hyperv_cpuid())
 });
 

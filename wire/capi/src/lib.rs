@@ -6,6 +6,7 @@
 //! - `abi`: the structs of the header.
 //! - `pointer`: the caller's memory, the only place that reads or writes through its pointers.
 //! - `handle`: handles are numbers in a table, not addresses, so that a wrong one is noticed and never followed.
+//! - `place` and `driver`: the vCPUs, who uses one at a moment, and its events as C has them.
 //! - `call` and `stats`: what surrounds every function.
 //! - The others hold the exported functions, one subject each.
 //!
@@ -21,12 +22,14 @@ mod abi;
 mod call;
 mod chips;
 mod connection;
+mod driver;
 mod handle;
 mod hint;
 mod host;
 mod interrupt;
 mod io_event;
 mod memory;
+mod place;
 mod pointer;
 mod range;
 mod registers;

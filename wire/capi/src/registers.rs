@@ -9,8 +9,8 @@ use outboard_plugin::kvm_bindings::{
 };
 
 use crate::call::call;
+use crate::place::{CrosvmVcpu, with};
 use crate::pointer;
-use crate::vcpu::{CrosvmVcpu, with};
 
 /// Exports the pair of functions that gets and sets one struct. In the setter, the SDK's `set` may be any expression of
 /// the registers and the value.
