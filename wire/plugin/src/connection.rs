@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use outboard_wire::block;
-use outboard_wire::control::{
-    CheckExtension, Hello, HelloReply, NewConnection, Request, ShutdownEvent, Start, VcpuEventFd,
-};
+use outboard_wire::control::{CheckExtension, Hello, HelloReply, NewConnection, Request, ShutdownEvent, Start};
 use outboard_wire::error::FrameError;
 use outboard_wire::frame::{self, FLAG_REPLY, Header};
 use outboard_wire::limits::{MAX_FRAME, VERSION_MAJOR, VERSION_MINOR};
@@ -20,7 +18,6 @@ use crate::error::Error;
 use crate::eventfd::EventFd;
 use crate::machine::Machine;
 use crate::sys;
-use crate::vcpu::Vcpu;
 
 /// The variables that may hold the control socket's number, in the order they are asked.
 const VARIABLES: [&str; 2] = ["OUTBOARD_SOCKET", "CROSVM_SOCKET"];
@@ -132,6 +129,11 @@ impl Connection {
         Ok(Connection { socket, sequence: 0, buffer: Box::new([0; MAX_FRAME]), machine: Arc::clone(&self.machine) })
     }
 
+    /// What all connections of the process share.
+    pub(crate) fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
     /// Number of vCPUs; they are counted from 0.
     pub fn vcpu_count(&self) -> u32 {
         self.machine.vcpu_count()
@@ -140,14 +142,6 @@ impl Connection {
     /// Frequency of the TSC in kHz, the unit of the `tsc` fields of events.
     pub fn tsc_khz(&self) -> u64 {
         self.machine.tsc_khz
-    }
-
-    /// Takes vCPU number `id`. It can be taken once; dropping the [`Vcpu`] gives it back.
-    ///
-    /// # Errors
-    /// [`Error::NoVcpu`] past the last one, [`Error::VcpuTaken`] while somebody has it.
-    pub fn vcpu(&self, id: u32) -> Result<Vcpu, Error> {
-        Machine::take(&self.machine, id)
     }
 
     /// A new descriptor for the eventfd that the VMM signals when the plugin should exit. A plugin may signal it too, to
@@ -183,12 +177,6 @@ impl Connection {
     /// [`Error::Refused`] with `EINVAL` the second time.
     pub fn start(&mut self) -> Result<(), Error> {
         self.call(&Start {}, &[]).map(drop).map_err(|error| error.about(|| "start the VM".into()))
-    }
-
-    /// The eventfd that the VMM signals when this vCPU has something and was armed before.
-    pub(crate) fn vcpu_event_fd(&mut self, vcpu: u32) -> Result<EventFd, Error> {
-        let (_, fds) = self.call(&VcpuEventFd { vcpu }, &[])?;
-        Ok(EventFd::from(one(fds)?))
     }
 
     /// Sends any request of the wire protocol and waits for its reply; the typed methods are built on this.

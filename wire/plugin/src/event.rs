@@ -4,9 +4,10 @@ use core::ops::{Deref, DerefMut};
 
 use outboard_wire::{posted, words};
 
-use crate::exit::Exited;
+use crate::exit::Exit;
 use crate::registers::Registers;
 use crate::space::Space;
+use crate::stopped::Stopped;
 
 /// What [`Vcpu::wait`](crate::Vcpu::wait) delivers.
 ///
@@ -118,46 +119,6 @@ impl Access {
     }
 }
 
-/// A vCPU that stands still until this is resumed or dropped. Its registers are at hand through [`Registers`].
-#[derive(Debug)]
-pub struct Stopped<'a> {
-    vcpu: &'a mut Registers,
-}
-
-impl<'a> Stopped<'a> {
-    #[inline]
-    pub(crate) fn new(vcpu: &'a mut Registers) -> Stopped<'a> {
-        Stopped { vcpu }
-    }
-
-    /// Lets the vCPU run on; the same as dropping the event, but said aloud.
-    #[inline]
-    pub fn resume(self) {}
-}
-
-impl Drop for Stopped<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.vcpu.resume();
-    }
-}
-
-impl Deref for Stopped<'_> {
-    type Target = Registers;
-
-    #[inline]
-    fn deref(&self) -> &Registers {
-        self.vcpu
-    }
-}
-
-impl DerefMut for Stopped<'_> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Registers {
-        self.vcpu
-    }
-}
-
 /// Lets an event be used like the [`Stopped`] inside it.
 macro_rules! stopped {
     ($event:ident) => {
@@ -181,6 +142,7 @@ macro_rules! stopped {
 stopped!(Read);
 stopped!(Write);
 stopped!(Paused);
+stopped!(Exited);
 
 /// The guest reads. Without an answer it reads zero bytes.
 ///
@@ -238,7 +200,7 @@ impl<'a> Read<'a> {
     /// many are left out.
     #[inline]
     pub fn answer(mut self, bytes: &[u8]) {
-        let data = self.vcpu.data_mut();
+        let data = self.stopped.data_mut();
         let length = bytes.len().min(data.len());
         data[..length].copy_from_slice(&bytes[..length]);
     }
@@ -246,7 +208,7 @@ impl<'a> Read<'a> {
     /// Answers with the low bytes of a value and lets the vCPU run on. In string port I/O every item reads this value.
     #[inline]
     pub fn answer_u64(mut self, value: u64) {
-        let (item, data) = (self.access.item(), self.vcpu.data_mut());
+        let (item, data) = (self.access.item(), self.stopped.data_mut());
         if item >= data.len() {
             words::put_low_bytes(data, value);
         } else {
@@ -259,7 +221,7 @@ impl<'a> Read<'a> {
     #[inline]
     pub fn answer_items(mut self, mut next: impl FnMut() -> u64) {
         let width = self.access.item();
-        for item in self.vcpu.data_mut().chunks_mut(width) {
+        for item in self.stopped.data_mut().chunks_mut(width) {
             words::put_low_bytes(item, next());
         }
     }
@@ -312,7 +274,7 @@ impl<'a> Write<'a> {
     /// The bytes that the guest writes, lowest address first: a private copy that does not change.
     #[inline]
     pub fn data(&self) -> &[u8] {
-        self.vcpu.data()
+        self.stopped.data()
     }
 
     /// The value that the guest writes; of string port I/O, up to the first eight bytes.
@@ -345,5 +307,57 @@ impl<'a> Paused<'a> {
     /// What the pause was asked for with.
     pub fn cookie(&self) -> u64 {
         self.cookie
+    }
+}
+
+/// The vCPU stopped for another reason than an access, and waits for an answer.
+///
+/// ```no_run
+/// use outboard_plugin::{Event, Exit};
+///
+/// # fn main() -> Result<(), outboard_plugin::Error> {
+/// # let mut vm = outboard_plugin::connect()?;
+/// # let mut vcpu = vm.vcpu(0)?;
+/// if let Event::Exit(exited) = vcpu.wait()? {
+///     match exited.exit() {
+///         Exit::ReadMsr { index: 0x1234, .. } => exited.answer(7),
+///         Exit::WriteMsr { index: 0x1234, .. } => exited.accept(),
+///         other => println!("{other:?}"), // what is not answered is refused to the guest
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Exited<'a> {
+    stopped: Stopped<'a>,
+    exit: Exit,
+}
+
+impl<'a> Exited<'a> {
+    pub(crate) fn new(vcpu: &'a mut Registers, exit: Exit) -> Exited<'a> {
+        Exited { stopped: Stopped::new(vcpu), exit }
+    }
+
+    /// Why the vCPU stopped.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Sets the result of a hypercall or the value of an MSR, and lets the vCPU run on.
+    pub fn answer(mut self, result: u64) {
+        self.stopped.set_result(result);
+    }
+
+    /// Accepts the write of an MSR, or says that the instruction which KVM cannot emulate was carried out, and lets the vCPU run
+    /// on. The same as dropping it for all else.
+    pub fn accept(mut self) {
+        self.stopped.set_fault(false);
+    }
+
+    /// Gives the guest a general protection fault for its access to an MSR; ends the VM if it is about an instruction that KVM
+    /// cannot emulate.
+    pub fn fault(mut self) {
+        self.stopped.set_fault(true);
     }
 }

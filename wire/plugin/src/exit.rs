@@ -1,21 +1,12 @@
-//! Exits that are no accesses: what they bring, how they are asked for and answered.
+//! Exits that are no accesses: what they bring, and what the guest gets without an answer.
 
-use core::ops::{BitOr, Deref, DerefMut};
-
-use outboard_wire::control as wire;
 use outboard_wire::details::Details;
-use outboard_wire::limits::MAX_MSR_RANGES;
 use outboard_wire::line::event_kind;
-
-use crate::connection::Connection;
-use crate::error::Error;
-use crate::event::Stopped;
-use crate::registers::Registers;
 
 /// Why a vCPU stopped, other than for an access to a range.
 ///
 /// Those of Hyper-V come to every plugin whose guest has Hyper-V by its CPUID, the others to those that ask for them by
-/// [`Connection::subscribe`].
+/// [`Connection::subscribe`](crate::Connection::subscribe).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
@@ -64,7 +55,7 @@ pub enum Exit {
         /// `KVM_EXIT_HYPERCALL_*`.
         flags: u64,
     },
-    /// A breakpoint or single step of [`Registers::set_guest_debug`].
+    /// A breakpoint or single step of [`Registers::set_guest_debug`](crate::Registers::set_guest_debug).
     Debug {
         /// Vector of the exception: 1 or 3.
         exception: u32,
@@ -90,7 +81,8 @@ pub enum Exit {
         data: [u64; 16],
     },
     /// KVM cannot emulate an instruction. General, segment and control registers ride along, as they were before it. A plugin
-    /// that carries the instruction out sets the registers, the instruction pointer among them, and [`Exited::accept`]s;
+    /// that carries the instruction out sets the registers, the instruction pointer among them, and
+    /// [accepts](crate::Exited::accept) it;
     /// without an answer the VM ends.
     EmulationFailure {
         /// Number of bytes that KVM read at the instruction pointer: up to 15, which may be less or more than one
@@ -144,161 +136,5 @@ impl Exit {
             Exit::WriteMsr { .. } | Exit::EmulationFailure { .. } => Unanswered { result: None, fault: true },
             _ => Unanswered { result: None, fault: false },
         }
-    }
-}
-
-/// The vCPU stopped for another reason than an access, and waits for an answer.
-///
-/// ```no_run
-/// use outboard_plugin::{Event, Exit};
-///
-/// # fn main() -> Result<(), outboard_plugin::Error> {
-/// # let mut vm = outboard_plugin::connect()?;
-/// # let mut vcpu = vm.vcpu(0)?;
-/// if let Event::Exit(exited) = vcpu.wait()? {
-///     match exited.exit() {
-///         Exit::ReadMsr { index: 0x1234, .. } => exited.answer(7),
-///         Exit::WriteMsr { index: 0x1234, .. } => exited.accept(),
-///         other => println!("{other:?}"), // what is not answered is refused to the guest
-///     }
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Exited<'a> {
-    stopped: Stopped<'a>,
-    exit: Exit,
-}
-
-impl<'a> Exited<'a> {
-    pub(crate) fn new(vcpu: &'a mut Registers, exit: Exit) -> Exited<'a> {
-        Exited { stopped: Stopped::new(vcpu), exit }
-    }
-
-    /// Why the vCPU stopped.
-    pub fn exit(&self) -> Exit {
-        self.exit
-    }
-
-    /// Sets the result of a hypercall or the value of an MSR, and lets the vCPU run on.
-    pub fn answer(mut self, result: u64) {
-        self.stopped.set_result(result);
-    }
-
-    /// Accepts the write of an MSR, or says that the instruction which KVM cannot emulate was carried out, and lets the vCPU run
-    /// on. The same as dropping it for all else.
-    pub fn accept(mut self) {
-        self.stopped.set_fault(false);
-    }
-
-    /// Gives the guest a general protection fault for its access to an MSR; ends the VM if it is about an instruction that KVM
-    /// cannot emulate.
-    pub fn fault(mut self) {
-        self.stopped.set_fault(true);
-    }
-}
-
-impl<'a> Deref for Exited<'a> {
-    type Target = Stopped<'a>;
-
-    fn deref(&self) -> &Stopped<'a> {
-        &self.stopped
-    }
-}
-
-impl<'a> DerefMut for Exited<'a> {
-    fn deref_mut(&mut self) -> &mut Stopped<'a> {
-        &mut self.stopped
-    }
-}
-
-/// A set of exits that a plugin wants to be told of, see [`Connection::subscribe`].
-///
-/// ```
-/// use outboard_plugin::Exits;
-///
-/// assert!((Exits::HALT | Exits::DEBUG).contains(Exits::DEBUG));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exits(u32);
-
-impl Exits {
-    /// None.
-    pub const NONE: Exits = Exits(0);
-    /// Accesses to MSRs that KVM itself refuses.
-    pub const UNKNOWN_MSRS: Exits = Exits(wire::EXIT_MSR_UNKNOWN);
-    /// [`Exit::Halt`]; needs `--irqchip none`.
-    pub const HALT: Exits = Exits(wire::EXIT_HALT);
-    /// [`Exit::Hypercall`].
-    pub const HYPERCALL: Exits = Exits(wire::EXIT_HYPERCALL);
-    /// [`Exit::Debug`].
-    pub const DEBUG: Exits = Exits(wire::EXIT_DEBUG);
-    /// [`Exit::IoapicEoi`]; needs `--irqchip split`.
-    pub const IOAPIC_EOI: Exits = Exits(wire::EXIT_IOAPIC_EOI);
-    /// [`Exit::System`].
-    pub const SYSTEM: Exits = Exits(wire::EXIT_SYSTEM);
-    /// [`Exit::EmulationFailure`]; needs `KVM_CAP_EXIT_ON_EMULATION_FAILURE`.
-    pub const EMULATION_FAILURES: Exits = Exits(wire::EXIT_EMULATION_FAILURE);
-
-    /// True if all of `other` are in this set.
-    pub const fn contains(self, other: Exits) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl BitOr for Exits {
-    type Output = Exits;
-
-    fn bitor(self, other: Exits) -> Exits {
-        Exits(self.0 | other.0)
-    }
-}
-
-/// MSRs one behind the other whose accesses shall reach the plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MsrRange {
-    /// The first one.
-    pub first: u32,
-    /// How many, 1 to 12288.
-    pub count: u32,
-    /// Reads reach the plugin.
-    pub read: bool,
-    /// Writes reach the plugin.
-    pub write: bool,
-}
-
-impl Connection {
-    /// Decides which exits reach the plugin as [`Event::Exit`](crate::Event::Exit), in place of those decided before: these,
-    /// and accesses to these MSRs, at most 16 ranges. Other exits end the VM, but for an access to an MSR that KVM does
-    /// not know, which gives the guest a general protection fault.
-    ///
-    /// # Errors
-    /// [`Error::TooMany`] past 16 ranges; [`Error::Refused`] with `EINVAL` for a range that is empty, too long, past the last
-    /// MSR or without an access, and `EOPNOTSUPP` for exits that this KVM or the VM's `--irqchip` does not have.
-    ///
-    /// ```no_run
-    /// use outboard_plugin::{Exits, MsrRange};
-    ///
-    /// # fn main() -> Result<(), outboard_plugin::Error> {
-    /// let mut vm = outboard_plugin::connect()?;
-    /// let sysenter = MsrRange { first: 0x174, count: 3, read: false, write: true };
-    /// vm.subscribe(Exits::UNKNOWN_MSRS, &[sysenter])?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn subscribe(&mut self, exits: Exits, msrs: &[MsrRange]) -> Result<(), Error> {
-        if msrs.len() > MAX_MSR_RANGES {
-            return Err(Error::TooMany { what: "ranges of MSRs", got: msrs.len(), limit: MAX_MSR_RANGES });
-        }
-        let bit = if msrs.is_empty() { 0 } else { wire::EXIT_MSR_RANGES };
-        let ranges = [wire::MsrRange { first: 0, count: 0, access: 0, reserved: 0 }; MAX_MSR_RANGES];
-        let mut request = wire::Subscribe { exits: exits.0 | bit, count: msrs.len() as u32, ranges };
-        for (to, from) in request.ranges.iter_mut().zip(msrs) {
-            let access = u32::from(from.read) * wire::MSR_READ + u32::from(from.write) * wire::MSR_WRITE;
-            *to = wire::MsrRange { first: from.first, count: from.count, access, reserved: 0 };
-        }
-        let say = || format!("be told of {exits:?} and {} ranges of MSRs", msrs.len());
-        self.call(&request, &[]).map(drop).map_err(|error| error.about(say))
     }
 }

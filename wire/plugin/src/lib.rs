@@ -51,21 +51,25 @@ mod platform;
 mod registers;
 mod requests;
 mod space;
+mod stopped;
+mod subscribe;
 mod sys;
 mod vcpu;
 
 pub use bytemuck;
 pub use connection::{Connection, connect, inherited_file};
 pub use error::Error;
-pub use event::{Access, Event, Paused, PostedWrite, RawEvent, Read, Stopped, Write};
+pub use event::{Access, Event, Exited, Paused, PostedWrite, RawEvent, Read, Write};
 pub use eventfd::EventFd;
-pub use exit::{Exit, Exited, Exits, MsrRange};
+pub use exit::Exit;
 pub use guest::GuestMemory;
 pub use kvm_bindings;
 pub use platform::{IrqRoute, IrqTarget, NetConfig};
 pub use registers::Registers;
 pub use requests::{Hint, HintDetail, IoEvent, IrqEvent, MemorySlot, Region};
 pub use space::{Files, Space};
+pub use stopped::Stopped;
+pub use subscribe::{Exits, MsrRange};
 pub use vcpu::{Vcpu, wait_any};
 
 /// The TSC now, the counter of [`Registers::exit_tsc`] and [`PostedWrite::tsc`], in ticks of [`Connection::tsc_khz`]: for

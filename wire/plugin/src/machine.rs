@@ -12,7 +12,6 @@ use outboard_wire::spin::{SpinLimit, SpinMode, Spinner};
 
 use crate::error::Error;
 use crate::registers::Registers;
-use crate::vcpu::Vcpu;
 
 /// The mapped blocks and the vCPUs that nobody has taken.
 #[derive(Debug)]
@@ -59,11 +58,10 @@ impl Machine {
     }
 
     /// Hands vCPU number `id` out.
-    pub fn take(machine: &Arc<Machine>, id: u32) -> Result<Vcpu, Error> {
-        let mut vcpus = machine.lock();
-        let place = vcpus.get_mut(id as usize).ok_or(Error::NoVcpu { id, count: machine.count })?;
-        let state = place.take().ok_or(Error::VcpuTaken(id))?;
-        Ok(Vcpu::new(state, Arc::clone(machine)))
+    pub fn take(&self, id: u32) -> Result<Registers, Error> {
+        let mut vcpus = self.lock();
+        let place = vcpus.get_mut(id as usize).ok_or(Error::NoVcpu { id, count: self.count })?;
+        place.take().ok_or(Error::VcpuTaken(id))
     }
 
     /// Takes a vCPU back.

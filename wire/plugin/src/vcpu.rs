@@ -3,15 +3,16 @@
 use core::borrow::BorrowMut;
 use std::sync::Arc;
 
+use outboard_wire::control::VcpuEventFd;
 use outboard_wire::plugin_end;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, one};
 use crate::error::Error;
-use crate::event::{Event, Paused, RawEvent, Read, Stopped, Write};
+use crate::event::{Event, Exited, Paused, RawEvent, Read, Write};
 use crate::eventfd::EventFd;
-use crate::exit::Exited;
 use crate::machine::Machine;
 use crate::registers::Registers;
+use crate::stopped::Stopped;
 
 /// One vCPU: delivers its events and takes the answers. It may be sent to another thread; different vCPUs may be driven by
 /// different threads at the same time, or several by one, see [`wait_any`].
@@ -43,11 +44,18 @@ pub struct Vcpu {
     machine: Arc<Machine>,
 }
 
-impl Vcpu {
-    pub(crate) fn new(state: Registers, machine: Arc<Machine>) -> Vcpu {
-        Vcpu { state: Some(state), has_eventfd: false, machine }
+impl Connection {
+    /// Takes vCPU number `id`. It can be taken once; dropping the [`Vcpu`] gives it back.
+    ///
+    /// # Errors
+    /// [`Error::NoVcpu`] past the last one, [`Error::VcpuTaken`] while somebody has it.
+    pub fn vcpu(&self, id: u32) -> Result<Vcpu, Error> {
+        let machine = Arc::clone(self.machine());
+        Ok(Vcpu { state: Some(machine.take(id)?), has_eventfd: false, machine })
     }
+}
 
+impl Vcpu {
     #[inline]
     fn state(&mut self) -> &mut Registers {
         match &mut self.state {
@@ -179,7 +187,8 @@ impl Vcpu {
     /// # }
     /// ```
     pub fn event_fd(&mut self, connection: &mut Connection) -> Result<EventFd, Error> {
-        let event = connection.vcpu_event_fd(self.id())?;
+        let (_, fds) = connection.call(&VcpuEventFd { vcpu: self.id() }, &[])?;
+        let event = EventFd::from(one(fds)?);
         self.has_eventfd = true;
         Ok(event)
     }
