@@ -1,12 +1,13 @@
 //! `outboard pc`: this executable runs the VM and, a second time, is its plugin.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::{JailArgs, RunArgs, WatchArgs};
+use super::args::{EmbeddedPlugin, JailArgs, RunArgs, WatchArgs};
+use super::run;
+use super::voice::say_line;
 use crate::config;
 use crate::machine::IrqChip;
 use crate::plugin::Affinity;
@@ -81,44 +82,28 @@ pub struct PluginArgs {
     files_from: Option<i32>,
 }
 
-/// The plugin: its command line, and what it finds open. The jail makes it somebody who has no right to files of the
-/// user, so that they are opened before.
-pub struct Plugin {
-    /// Words behind the program's name.
-    pub words: Vec<OsString>,
-    /// The files.
-    pub files: Vec<Arc<OwnedFd>>,
-    names: Vec<String>,
-}
-
-impl Plugin {
-    fn new(options: &Options) -> Result<Plugin, String> {
-        let files = options.open_files()?.into_iter().map(|file| Arc::new(file.into())).collect();
-        let mut words = vec![OsString::from(EMBEDDED), format!("--files-from={FIRST_FILE}").into()];
-        words.extend(options.words());
-        let name = |file: &Opened| {
-            format!("{} ({})", file.path.display(), if file.writable { "writable" } else { "read-only" })
-        };
-        Ok(Plugin { words, files, names: options.files().iter().map(name).collect() })
-    }
-
-    /// The files, one a line.
-    pub fn explain(&self) -> String {
-        let numbered = (FIRST_FILE..).zip(&self.names);
-        numbered.map(|(number, name)| format!("descriptor {number:<63}{name}\n")).collect()
-    }
+/// The plugin of a PC with these options.
+fn embedded(options: &Options) -> Result<EmbeddedPlugin, String> {
+    let files = options.open_files()?.into_iter().map(|file| Arc::new(file.into())).collect();
+    let mut words = vec![OsString::from(EMBEDDED), format!("--files-from={FIRST_FILE}").into()];
+    words.extend(options.words());
+    let line = |(number, Opened { path, writable }): (i32, Opened)| {
+        let name = format!("{} ({})", path.display(), if writable { "writable" } else { "read-only" });
+        format!("descriptor {number:<63}{name}\n")
+    };
+    Ok(EmbeddedPlugin { words, files, explained: (FIRST_FILE..).zip(options.files()).map(line).collect() })
 }
 
 /// Runs the PC; the exit status.
 pub fn main(mut args: PcArgs) -> u8 {
-    let plugin = match args.options.make_absolute().and_then(|()| Plugin::new(&args.options)) {
+    let plugin = match args.options.make_absolute().and_then(|()| embedded(&args.options)) {
         Ok(plugin) => plugin,
         Err(said) => {
-            super::say(&format!("pc: {said}"));
+            say_line(&format!("pc: {said}"));
             return FAILED;
         }
     };
-    let run = RunArgs {
+    let words = RunArgs {
         plugin: None,
         params: Vec::new(),
         cpus: args.cpus,
@@ -134,11 +119,11 @@ pub fn main(mut args: PcArgs) -> u8 {
         drill: None,
         json: args.json,
         verbose: args.verbose,
-        pc: Some(plugin),
+        embedded: Some(plugin),
     };
     // The plugin puts the terminal back itself, unless it is killed.
     let terminal = terminal::Mode::of_standard_input();
-    let status = super::run(&run);
+    let status = run::run(&words);
     drop(terminal);
     status
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::say;
+use super::voice::say_line;
 use crate::jail::bpf::{self, Instruction};
 use crate::jail::policy::{self, Blocking, Mode};
 use crate::plugin::lifecycle::status;
@@ -60,7 +60,7 @@ pub fn main(command: &PolicyCommand) -> u8 {
     match done {
         Ok(()) => 0,
         Err(said) => {
-            say(&said);
+            say_line(&said);
             status::USAGE
         }
     }
@@ -113,7 +113,7 @@ impl Input {
             false => (Mode::Enforce, Blocking::Kill),
         };
         let policy = policy::load(&self.file, mode).map_err(|error| error.to_string())?;
-        policy.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+        policy.warnings.iter().for_each(|warning| say_line(&format!("warning: {warning}")));
         let program = policy.compile(blocking).map_err(|error| error.to_string())?;
         Ok((program, Some(policy.rules.len())))
     }

@@ -50,6 +50,11 @@ pub fn say(lines: &str) {
     voice.get_or_insert_with(|| Voice { to: io::stderr(), lost: 0 }).say(lines);
 }
 
+/// Says a line of the program's in one piece: the plugin writes to the same standard error.
+pub fn say_line(what: &str) {
+    say(&format!("outboard: {what}\n"));
+}
+
 impl<W: Write> Voice<W> {
     fn say(&mut self, lines: &str) {
         if self.lost > 0 {

@@ -3,7 +3,7 @@
 use bytemuck::cast_slice;
 use kvm_bindings::kvm_cpuid_entry2;
 
-use super::Machine;
+use super::vm::Machine;
 use crate::kvm::KvmError;
 use crate::sys::errno::Errno;
 use outboard_wire::control::{

@@ -6,9 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use outboard_wire::page::BlockRef;
+use outboard_wire::spin::WaitCounts;
 use outboard_wire::stats::cell::{Cell, INSIDE};
 use outboard_wire::stats::{Sample, VcpuStats};
-use outboard_wire::vmm_end::WaitCounts;
 
 /// The counters of one vCPU. Times are TSC ticks.
 #[derive(Debug)]

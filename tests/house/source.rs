@@ -79,27 +79,39 @@ pub fn line_of(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// The first names behind each `prefix::`, also those of a group `prefix::{a, b::c}`, as paths of up to two names.
+/// The paths behind each `prefix::`, every one of a group `prefix::{a, b::{c, d}}`.
 pub fn paths_behind(code: &str, prefix: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     for at in words_at(code, prefix) {
         let rest = code[at + prefix.len()..].trim_start();
-        let Some(rest) = rest.strip_prefix("::") else { continue };
-        paths.extend(branches(rest.trim_start()).iter().map(|branch| first_names(branch)));
+        if let Some(tree) = rest.strip_prefix("::") {
+            spread(tree.trim_start(), &mut Vec::new(), &mut paths);
+        }
     }
     paths
 }
 
-/// The first two names of a path.
-pub fn first_names(path: &str) -> Vec<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_ascii() && is_word(*c as u8)).collect::<String>();
-    let first = name(path);
-    let second = path[first.len()..].strip_prefix("::").map(name);
-    [Some(first), second].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+/// Adds the paths of a use tree, each with `before` in front.
+fn spread(tree: &str, before: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+    for branch in branches(tree) {
+        let name: String = branch.chars().take_while(|c| c.is_ascii() && is_word(*c as u8)).collect();
+        if name.is_empty() {
+            // A star, or the end of what is a path.
+            paths.push(before.clone());
+            continue;
+        }
+        let rest = branch[name.len()..].trim_start().strip_prefix("::").map(str::trim_start);
+        before.push(name);
+        match rest {
+            Some(rest) => spread(rest, before, paths),
+            None => paths.push(before.clone()),
+        }
+        before.pop();
+    }
 }
 
 /// The parts of a use tree: itself, or what a group holds at its first level.
-pub fn branches(tree: &str) -> Vec<String> {
+fn branches(tree: &str) -> Vec<String> {
     let Some(group) = tree.strip_prefix('{') else { return vec![tree.to_owned()] };
     let (mut parts, mut depth) = (vec![String::new()], 0);
     for c in group.chars() {
@@ -126,5 +138,5 @@ fn the_reader_tells_code_from_the_rest() {
     assert_eq!(words_at(&code, "unsafe").len(), 1);
     assert_eq!(line_of(&code, words_at(&code, "unsafe")[0]), 2);
     let paths = paths_behind("use crate::{a::b, c::{d, e}}; crate :: f(); xcrate::g", "crate");
-    assert_eq!(paths, [vec!["a", "b"], vec!["c"], vec!["f"]]);
+    assert_eq!(paths, [vec!["a", "b"], vec!["c", "d"], vec!["c", "e"], vec!["f"]]);
 }

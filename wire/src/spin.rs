@@ -179,6 +179,19 @@ impl SpinLimit {
     }
 }
 
+/// How often the slow paths were taken, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitCounts {
+    /// Waits that ended while spinning, or at once.
+    pub spun: u64,
+    /// Waits that slept.
+    pub slept: u64,
+    /// Times the plugin was woken.
+    pub wakes: u64,
+    /// Posted writes that found the ring full.
+    pub ring_full: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use crate::limits::POSTED_SLOTS;
 use crate::line::{Answer, Event, WAIT_EVENTFD, WAIT_FUTEX, WAIT_MODE};
 use crate::page::BlockRef;
 use crate::posted::PostedWrite;
-use crate::spin::{POLLS, SpinLimit, Spinner, Waited};
+use crate::spin::{POLLS, SpinLimit, Spinner, WaitCounts, Waited};
 
 /// Why a wait for the plugin ended without its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +25,6 @@ pub enum Ended {
     Stopped,
     /// The plugin broke the protocol.
     Violation(Violation),
-}
-
-/// How often the slow paths were taken, for reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WaitCounts {
-    /// Waits that ended while spinning, or at once.
-    pub spun: u64,
-    /// Waits that slept.
-    pub slept: u64,
-    /// Times the plugin was woken.
-    pub wakes: u64,
-    /// Posted writes that found the ring full.
-    pub ring_full: u64,
 }
 
 /// Looks at what the plugin wrote: `None` to go on waiting.

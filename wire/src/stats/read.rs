@@ -12,7 +12,7 @@ use super::buckets::{BUCKETS, Histogram, LINEAR, OCTAVES, PARTS, Part, SUB};
 use super::cell::{CELLS, Cell, INSIDE, Kind, Meaning, SLOTS, event_name};
 use super::{BUCKETS_AT, CellBuckets, MAGIC, MAX_NAME, MAX_PATH, RANGES_AT, STRIDE, VCPU_AT, VERSION, state};
 use crate::limits::MAX_VCPUS;
-use crate::vmm_end::WaitCounts;
+use crate::spin::WaitCounts;
 
 /// Why a file cannot be read as counters.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::buckets::{PARTS, Part, Place, place};
 use super::cell::{Cell, FURTHER, SLOTS};
 use super::{CellBuckets, MAGIC, MAX_NAME, MAX_PATH, STRIDE, VERSION, VcpuStats};
-use crate::vmm_end::WaitCounts;
+use crate::spin::WaitCounts;
 
 /// The moments of one exit, by the TSC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{About, HEADER, OEM, REVISION, TABLE, Virtio};
+use super::about::{About, HEADER, OEM, REVISION, TABLE, Virtio};
 use crate::device::pm;
 
 /// The table.

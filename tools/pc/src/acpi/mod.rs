@@ -3,6 +3,7 @@
 //! Where firmware runs it fetches the tables and the instructions how to place them ([`Tables::loader`], a script of QEMU's
 //! `etc/table-loader`); a kernel without firmware finds them placed already ([`Tables::place`]).
 
+mod about;
 mod dsdt;
 mod loader;
 
@@ -14,10 +15,8 @@ use acpi_tables::sdt::Sdt;
 
 use crate::device::pm;
 
-/// Name of the maker in the tables.
-const OEM: [u8; 6] = *b"OUTBRD";
-const TABLE: [u8; 8] = *b"OUTBDPC ";
-const REVISION: u32 = 1;
+pub use about::{About, Virtio};
+use about::{HEADER, OEM, REVISION, TABLE};
 
 /// Interrupt of ACPI itself: the one that PIIX4 parts use.
 const SCI: u8 = 9;
@@ -29,8 +28,7 @@ pub const PM_BASE: u16 = 0x600;
 const RESET_PORT: u16 = 0xcf9;
 const RESET_VALUE: u8 = 6;
 
-/// Bytes of a table's header, of the root pointer, and where its pointers are (ACPI specification 6.5, 5.2.5 to 5.2.9).
-const HEADER: usize = 36;
+/// Bytes of the root pointer, and where its pointers are (ACPI specification 6.5, 5.2.5 to 5.2.9).
 const RSDP_LENGTH: usize = 36;
 const RSDP_RSDT: usize = 16;
 const RSDP_XSDT: usize = 24;
@@ -38,26 +36,6 @@ const FADT_FACS: usize = 36;
 const FADT_DSDT: usize = 40;
 /// Where every table has its checksum.
 const CHECKSUM: usize = 9;
-
-/// A virtio device that the tables name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Virtio {
-    /// Address of its registers.
-    pub address: u32,
-    /// Bytes of them.
-    pub length: u32,
-    /// Its interrupt.
-    pub gsi: u32,
-}
-
-/// What the tables tell of.
-#[derive(Clone, Debug, Default)]
-pub struct About {
-    /// Processors.
-    pub cpus: u32,
-    /// Virtio devices.
-    pub virtio: Vec<Virtio>,
-}
 
 /// A place in the tables that holds the address of another place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
