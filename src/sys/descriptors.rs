@@ -74,26 +74,6 @@ pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
     close_range(first as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// Whether the descriptor is closed on exec.
-///
-/// # Errors
-/// Those of fcntl(2).
-pub fn is_close_on_exec(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)
-}
-
-/// Sets or clears close-on-exec. A descriptor meant for a child is cleared in the child, after the fork,
-/// so that no other child inherits it.
-///
-/// # Errors
-/// Those of fcntl(2).
-pub fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
-    let flags = if on { libc::FD_CLOEXEC } else { 0 };
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) }).map(drop)
-}
-
 /// Puts an open file in the place of standard error, for this process and those that it starts (`dup3(2)`). Returns what was
 /// there before.
 ///
@@ -115,14 +95,6 @@ mod tests {
         let all = std::fs::read_dir("/proc/thread-self/fd").expect("the descriptors of this thread");
         let link = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
         all.filter_map(link).map(|target| target.display().to_string()).collect()
-    }
-
-    #[test]
-    fn what_exec_closes() {
-        let null = std::fs::File::open("/dev/null").unwrap();
-        assert_eq!(is_close_on_exec(null.as_fd()), Ok(true));
-        set_close_on_exec(null.as_fd(), false).unwrap();
-        assert_eq!(is_close_on_exec(null.as_fd()), Ok(false));
     }
 
     #[test]

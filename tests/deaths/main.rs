@@ -31,7 +31,7 @@ use around::{Marked, start, start_program, verdict};
 use common::guest::real_mode;
 use common::machine::{begin, connect};
 use common::suite::{Case, Tested, case};
-use measure::{Rest, measure, within_the_limit};
+use measure::{LONG, Rest, measure, within_the_limit};
 use random::Random;
 use sys::Process;
 
@@ -48,8 +48,6 @@ const CASES: &[Case] = &[
 
 /// Kills of each side.
 const KILLS: usize = 200;
-/// The longest time to wait for what has no limit here, such as the start of a process.
-pub const LONG: Duration = Duration::from_secs(30);
 /// A run is deep in exits well before this many microseconds.
 const LATEST_MOMENT: u64 = 30_000;
 

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::LONG;
 use crate::mark;
 use crate::sys::Process;
 
+/// The longest time to wait for what has no limit here, such as the start of a process.
+pub const LONG: Duration = Duration::from_secs(30);
 /// What the other side has.
-pub const LIMIT: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_millis(100);
 /// The time between two looks at those who are left.
 const SLICE: Duration = Duration::from_millis(10);
 
@@ -62,7 +63,7 @@ impl Rest<'_> {
 /// What one kill came to.
 pub struct Measured {
     /// From the end of what was killed to that of the rest.
-    pub time: Duration,
+    time: Duration,
     /// How much of that the kernel spent on taking the rest down.
     in_kernel: Duration,
     /// How much of what is left somebody had to wait for a CPU.

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt as _;
 
 use outboard::machine::tap::{Tap, TapAddress};
-use outboard::sys::descriptors;
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use crate::common::cage::Cage;
 use crate::common::machine::refused;
@@ -53,7 +53,7 @@ fn a_tap_is_made() -> Tested {
     let mut vm = outboard_plugin::connect()?;
     let net = vm.net_config(0)?;
     assert_eq!((net.host_ip, net.netmask, net.mac), (HOST, MASK, MAC));
-    assert!(descriptors::is_close_on_exec(net.tap.as_fd())?);
+    assert!(fcntl_getfd(&net.tap)?.contains(FdFlags::CLOEXEC));
     assert_eq!(ask_for(HOST, File::from(net.tap))?, MAC);
     refused(vm.net_config(1).map(drop), libc::ENODATA);
     // Again, as a device of its own.
@@ -113,7 +113,7 @@ fn both(case: &Case) -> Tested {
 fn hands_a_tap_over() -> Tested {
     let tap = Tap::create(&TapAddress { ip: OTHER, netmask: MASK, mac: [2, 0, 0, 0, 0xab, 2] })?;
     let fd = tap.descriptor()?;
-    descriptors::set_close_on_exec(fd.as_fd(), false)?;
+    fcntl_setfd(&fd, FdFlags::empty())?;
     let words: Vec<_> = std::env::args_os().skip(3).collect();
     let number = fd.as_raw_fd().to_string();
     Err(std::process::Command::new(&words[0]).args(&words[1..]).args(["--tap-fd", &number]).exec().into())
@@ -151,7 +151,7 @@ fn wrong_taps(_: &Case) -> Tested {
     ends_with(&["--mac", "1:2"], "give six bytes in hexadecimal");
     ends_with(&["--netmask", "255.0.255.0"], "give a netmask");
     let null = File::open("/dev/null")?;
-    descriptors::set_close_on_exec(null.as_fd(), false)?;
+    fcntl_setfd(&null, FdFlags::empty())?;
     let number = null.as_raw_fd().to_string();
     ends_with(&["--tap-fd", &number], "is no tap device");
     Ok(())

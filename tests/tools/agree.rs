@@ -44,10 +44,9 @@ fn timed() -> Tested {
             }
             // No write, and so in no figure of them: it waits for this test.
             Event::Read(read) => {
-                let mut between: Vec<u64> = came.windows(2).map(|pair| (pair[1] - pair[0]).as_nanos() as u64).collect();
+                let between: Vec<u64> = came.windows(2).map(|pair| (pair[1] - pair[0]).as_nanos() as u64).collect();
                 let mean = between.iter().sum::<u64>() / between.len() as u64;
-                between.sort_unstable();
-                println!("timed {} {mean} {}", came.len(), between[between.len() / 2]);
+                println!("timed {} {mean} {}", came.len(), percentile(&between, 50));
                 std::io::stdin().lock().lines().next().transpose()?;
                 read.answer_u64(0);
                 return Ok(());

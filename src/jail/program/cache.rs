@@ -2,9 +2,9 @@
 //!
 //! Only the format of glibc 2.2 and later is read, which may stand behind a table of the older one.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+use super::path::bytes_to_path;
 
 /// The mark of the format, and its version.
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
@@ -42,7 +42,7 @@ impl Cache {
             let at = HEADER + index * ENTRY;
             let [flags, key, value] = [word(table, at)?, word(table, at + 4)?, word(table, at + 8)?];
             let found = flags == X86_64 && string(key)? == name;
-            string(value).filter(|_| found).map(|path| PathBuf::from(OsStr::from_bytes(path)))
+            string(value).filter(|_| found).map(bytes_to_path)
         };
         (0..self.count).filter_map(place).collect()
     }

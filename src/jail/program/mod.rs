@@ -5,14 +5,17 @@
 
 pub mod cache;
 pub mod elf;
+mod path;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use cache::Cache;
 use elf::{Elf, ReadAt};
+use path::bytes_to_path;
+pub use path::tidy;
 
 /// Where the system's table of libraries is.
 pub const CACHE: &str = "/etc/ld.so.cache";
@@ -218,32 +221,12 @@ fn replace(text: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The path without `.` and `..`, by its words alone. A loader goes by the words too; where a symbolic link makes the two
-/// differ, the library is not found and is named as missing.
-pub fn tidy(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                out.pop();
-            }
-            other => out.push(other),
-        }
-    }
-    out
-}
-
 /// The program that the first line of a script names (`execve(2)`).
 fn script_interpreter(file: &impl ReadAt) -> Option<PathBuf> {
     let start = file.up_to(FIRST_LINE, 0);
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let word = line.split(|byte| matches!(byte, b' ' | b'\t' | 0)).find(|word| !word.is_empty())?;
     Some(bytes_to_path(word)).filter(|path| path.is_absolute())
-}
-
-fn bytes_to_path(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 #[cfg(test)]
