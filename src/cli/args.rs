@@ -14,9 +14,9 @@ use crate::plugin::{Affinity, Drill};
 use outboard_wire::limits::MAX_VCPUS;
 use outboard_wire::spin::SpinMode;
 
-/// This executable as a plugin: its command line, and what it finds open. The jail makes it somebody who has no right to files
+/// This executable as the plugin of the PC: its command line, and what it finds open. The jail makes it somebody who has no right to files
 /// of the user, so that they are opened before.
-pub struct EmbeddedPlugin {
+pub struct PcPlugin {
     /// Words behind the program's name.
     pub words: Vec<OsString>,
     /// The files.
@@ -106,9 +106,9 @@ pub struct RunArgs {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
-    /// This executable is the plugin, and not that of the small machine.
+    /// This executable is the plugin of the PC.
     #[arg(skip)]
-    pub embedded: Option<EmbeddedPlugin>,
+    pub pc: Option<PcPlugin>,
 }
 
 /// The jail of the plugin, and the VMM's own.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::args::{EmbeddedPlugin, JailArgs, RunArgs, WatchArgs};
+use super::args::{JailArgs, PcPlugin, RunArgs, WatchArgs};
 use super::run;
 use super::voice::say_line;
 use crate::config;
@@ -83,7 +83,7 @@ pub struct PluginArgs {
 }
 
 /// The plugin of a PC with these options.
-fn embedded(options: &Options) -> Result<EmbeddedPlugin, String> {
+fn plugin_of(options: &Options) -> Result<PcPlugin, String> {
     let files = options.open_files()?.into_iter().map(|file| Arc::new(file.into())).collect();
     let mut words = vec![OsString::from(EMBEDDED), format!("--files-from={FIRST_FILE}").into()];
     words.extend(options.words());
@@ -91,19 +91,19 @@ fn embedded(options: &Options) -> Result<EmbeddedPlugin, String> {
         let name = format!("{} ({})", path.display(), if writable { "writable" } else { "read-only" });
         format!("descriptor {number:<63}{name}\n")
     };
-    Ok(EmbeddedPlugin { words, files, explained: (FIRST_FILE..).zip(options.files()).map(line).collect() })
+    Ok(PcPlugin { words, files, explained: (FIRST_FILE..).zip(options.files()).map(line).collect() })
 }
 
 /// Runs the PC; the exit status.
 pub fn main(mut args: PcArgs) -> u8 {
-    let plugin = match args.options.make_absolute().and_then(|()| embedded(&args.options)) {
+    let plugin = match args.options.make_absolute().and_then(|()| plugin_of(&args.options)) {
         Ok(plugin) => plugin,
         Err(said) => {
             say_line(&format!("pc: {said}"));
             return FAILED;
         }
     };
-    let words = RunArgs {
+    let run_args = RunArgs {
         plugin: None,
         params: Vec::new(),
         cpus: args.cpus,
@@ -119,11 +119,11 @@ pub fn main(mut args: PcArgs) -> u8 {
         drill: None,
         json: args.json,
         verbose: args.verbose,
-        embedded: Some(plugin),
+        pc: Some(plugin),
     };
     // The plugin puts the terminal back itself, unless it is killed.
     let terminal = terminal::Mode::of_standard_input();
-    let status = run::run(&words);
+    let status = run::run(&run_args);
     drop(terminal);
     status
 }

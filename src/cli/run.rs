@@ -35,7 +35,7 @@ pub fn run(args: &RunArgs) -> u8 {
     };
     if args.jail.explain_jail {
         let jail = settings.jail.as_ref().map(|jail| jail.to_string()).unwrap_or_default();
-        let files = args.embedded.as_ref().map_or("", |plugin| &plugin.explained);
+        let files = args.pc.as_ref().map_or("", |pc| &pc.explained);
         let _ = write!(std::io::stdout(), "{jail}{files}{}", settings.cage);
         return 0;
     }
@@ -65,9 +65,9 @@ fn warn_of(jail: &Plan) {
 /// Prints what the user wants to know of a run.
 fn finish(args: &RunArgs, report: &Report) -> u8 {
     let status = report.outcome.exit_status();
-    let embedded = args.plugin.is_none() && args.embedded.is_none();
+    let embedded = args.plugin.is_none() && args.pc.is_none();
     // The PC has said itself why it ended, if it could.
-    let told = args.embedded.is_some() && report.outcome.is_plugins_own();
+    let told = args.pc.is_some() && report.outcome.is_plugins_own();
     if (status != 0 && !told) || args.verbose > 0 {
         say_line(&report.outcome.to_string());
     }
@@ -109,13 +109,13 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
             validate_program(path).map_err(|error| error.to_string())?;
             (path.clone(), vec![c_string(path.as_os_str().as_bytes())?])
         }
-        None if args.embedded.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
+        None if args.pc.is_some() => (PathBuf::from("/proc/self/exe"), vec![c"outboard".into()]),
         None if args.params.is_empty() => {
             (PathBuf::from("/proc/self/exe"), vec![c"outboard".into(), c_string(EMBEDDED.as_bytes())?])
         }
         None => return Err("--params are arguments of the plugin: name one with --plugin".to_owned().into()),
     };
-    for param in args.embedded.iter().flat_map(|plugin| &plugin.words).chain(&args.params) {
+    for param in args.pc.iter().flat_map(|pc| &pc.words).chain(&args.params) {
         argv.push(c_string(param.as_bytes())?);
     }
     let own: Vec<_> = std::env::vars_os().collect();
@@ -144,7 +144,7 @@ fn settings(args: &RunArgs) -> Result<Settings, Refused> {
         drill: args.drill,
         tap: config::tap(args.host_ip, args.netmask, args.mac)?,
         tap_fds: args.tap_fd.clone(),
-        files: args.embedded.as_ref().map(|plugin| plugin.files.clone()).unwrap_or_default(),
+        files: args.pc.as_ref().map(|pc| pc.files.clone()).unwrap_or_default(),
         environment,
         cage,
         jail,

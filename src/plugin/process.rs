@@ -278,11 +278,11 @@ impl Starting<'_> {
         let reports = child::read_reports(self.reader).map_err(self.plan.failed("reading the report of the child"))?;
         for report in reports {
             let failed = self.plan.step_failed(report.step, report.errno);
-            match failed {
-                SpawnError::Step { step, errno, .. } if report.left_out => {
-                    log::warn!("the plugin's jail does without this: {step} failed: {errno}");
-                }
-                failed => return Err(failed),
+            if !report.left_out {
+                return Err(failed);
+            }
+            if let SpawnError::Step { step, errno, .. } = failed {
+                log::warn!("the plugin's jail does without this: {step} failed: {errno}");
             }
         }
         match self.plan.filter.as_ref().map(Filter::loaded) {

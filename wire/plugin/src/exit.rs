@@ -82,8 +82,7 @@ pub enum Exit {
     },
     /// KVM cannot emulate an instruction. General, segment and control registers ride along, as they were before it. A plugin
     /// that carries the instruction out sets the registers, the instruction pointer among them, and
-    /// [accepts](crate::Exited::accept) it;
-    /// without an answer the VM ends.
+    /// [accepts](crate::Exited::accept) it; without an answer the VM ends.
     EmulationFailure {
         /// Number of bytes that KVM read at the instruction pointer: up to 15, which may be less or more than one
         /// instruction, and 0 where KVM does not say.
